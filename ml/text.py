@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 
-_KEPT_CONTROLS = {"\t", "\n", "\r"}
-
 
 def clean_text(text: str | None, max_chars: int | None = None) -> str:
     """Return `text` on one line, NFC, without control, format (bidi, zero-width), surrogate or private characters.
@@ -18,12 +16,17 @@ def clean_text(text: str | None, max_chars: int | None = None) -> str:
     if max_chars is not None:
         text = text[: 4 * max_chars]
     text = unicodedata.normalize("NFC", text)
-    kept = "".join(
-        c if c in _KEPT_CONTROLS or not unicodedata.category(c).startswith("C") else " " if c == "\0" else ""
-        for c in text
-    )
-    flat = " ".join(kept.split())
+    if not text.isprintable():
+        # What stood on both sides of a removed character may compose: normalise again.
+        text = unicodedata.normalize("NFC", "".join(map(_visible, text)))
+    flat = " ".join(text.split())
     return flat if max_chars is None else flat[:max_chars].rstrip()
+
+
+def _visible(character: str) -> str:
+    if character.isspace() or character == "\0":
+        return " "
+    return "" if unicodedata.category(character).startswith("C") else character
 
 
 def normalise_query(text: str | None, max_chars: int = 200) -> str:

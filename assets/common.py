@@ -1,0 +1,157 @@
+"""What every asset shares: run configuration, the day and the categories of a run, and the metadata of a table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from ml.errors import BadInputError
+from ml.settings import POOLED, Settings
+from ml.tables import TABLES, Table
+from ml.warehouse import Publication, Warehouse
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from matplotlib.figure import Figure
+
+PREVIEW_ROWS = 5
+
+
+class TrainConfig(dg.Config):
+    """Run configuration of everything that is fitted."""
+
+    as_of: str | None = Field(default=None, description="Newest day of events used; None: newest published day.")
+
+
+class NightlyConfig(dg.Config):
+    """Run configuration of what is made per category every night."""
+
+    categories: list[str] = Field(default=[], description="Categories to make; empty: all of them.")
+
+
+@dataclass
+class Timer:
+    """Wall-clock seconds of the block it was opened for."""
+
+    seconds: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+
+@contextmanager
+def timed() -> Iterator[Timer]:
+    """Measure the block."""
+    timer = Timer()
+    try:
+        yield timer
+    finally:
+        timer.seconds = time.perf_counter() - timer.started
+
+
+def newest_day(warehouse: Warehouse) -> str:
+    """Return the newest published day of events; raises BadInputError when there is none."""
+    days = warehouse.days("interactions")
+    if not days:
+        raise BadInputError("no day of events is published yet: run `hemline nightly`, or materialise `interactions`")
+    return days[-1]
+
+
+def as_of_day(config: TrainConfig, warehouse: Warehouse) -> str:
+    """Return the newest day a fit may use: the run configuration's, else the newest published."""
+    return config.as_of or newest_day(warehouse)
+
+
+def chosen_categories(config: NightlyConfig, settings: Settings) -> list[str]:
+    """Return the categories of this run; raises BadInputError for one that the settings do not list."""
+    unknown = sorted(set(config.categories) - set(settings.categories))
+    if unknown:
+        raise BadInputError(f"categories {unknown}: expected some of {settings.categories} (setting `categories`)")
+    return config.categories or list(settings.categories)
+
+
+def uses_pooled_models(settings: Settings, warehouse: Warehouse, category: str) -> bool:
+    """Whether a category shares the pooled models: by setting, or because it has too few training examples."""
+    if settings.scope == POOLED or category in settings.pooled_categories:
+        return True
+    if not warehouse.exists("training_sequences", category=category):
+        return False
+    rows = warehouse.read("training_sequences", ["eligible", "temporal_split"], category=category)
+    eligible = sum(
+        e and s == "train"
+        for e, s in zip(rows["eligible"].to_pylist(), rows["temporal_split"].to_pylist(), strict=True)
+    )
+    return eligible < settings.min_train_examples
+
+
+def scope_categories(settings: Settings, warehouse: Warehouse, scope: str) -> list[str]:
+    """Return the categories whose models the partition `scope` holds: itself, or the pooled ones."""
+    if scope != POOLED:
+        return [] if uses_pooled_models(settings, warehouse, scope) else [scope]
+    return [c for c in settings.categories if uses_pooled_models(settings, warehouse, c)]
+
+
+def scope_of(settings: Settings, warehouse: Warehouse, category: str) -> str:
+    """Return the model partition a category is served from."""
+    return POOLED if uses_pooled_models(settings, warehouse, category) else category
+
+
+def column_schema(table: Table) -> dg.TableSchema:
+    """Return a table's schema as Dagster shows it."""
+    return dg.TableSchema(
+        [
+            dg.TableColumn(
+                c.name, str(c.type), c.description, constraints=dg.TableColumnConstraints(nullable=not c.required)
+            )
+            for c in table.columns
+        ]
+    )
+
+
+def table_metadata(publications: Sequence[Publication], preview: pa.Table | None, seconds: float) -> dict[str, Any]:
+    """Return the metadata every published table carries: rows, schema, preview without personal columns, timing."""
+    table = TABLES[publications[0].table]
+    metadata: dict[str, Any] = {
+        "dagster/row_count": sum(p.rows for p in publications),
+        "dagster/column_schema": column_schema(table),
+        "bytes": sum(p.bytes for p in publications),
+        "partitions_changed": sum(p.changed for p in publications),
+        "seconds": round(seconds, 2),
+        "path": dg.MetadataValue.path(str(publications[-1].folder)),
+    }
+    if preview is not None:
+        metadata["preview"] = preview_markdown(table, preview)
+    return metadata
+
+
+def preview_markdown(table: Table, rows: pa.Table) -> dg.MarkdownMetadataValue:
+    """Return the first rows as a Markdown table: no personal column, long values cut, markup inert."""
+    shown = [n for n in rows.column_names if n not in table.personal_columns and n not in ("example_id", "event_id")]
+    lines = ["| " + " | ".join(shown) + " |", "|" + " --- |" * len(shown)]
+    for row in rows.select(shown).slice(0, PREVIEW_ROWS).to_pylist():
+        lines.append("| " + " | ".join(_cell(row[name]) for name in shown) + " |")
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def _cell(value: object, limit: int = 60) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = f"{len(value)} steps"
+    text = "" if value is None else str(value)
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    for character in "\\`*_{}[]<>|#!&":
+        text = text.replace(character, f"&#{ord(character)};")
+    return text.replace("\n", " ")
+
+
+def figure_markdown(figure: Figure) -> dg.MarkdownMetadataValue:
+    """Return a matplotlib figure as an inline picture for Dagster's UI."""
+    import base64
+    import io
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=70, bbox_inches="tight")
+    return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")

@@ -1,0 +1,106 @@
+"""The cleaned log and the catalogue: `interactions`, `rejected_interactions`, `catalog` (design: input contract)."""
+
+from collections.abc import Iterator
+from datetime import date, timedelta
+
+import dagster as dg
+
+from assets.common import newest_day, table_metadata, timed
+from ml.errors import BadInputError
+from ml.settings import Settings
+from ml.spark import SparkSource
+from ml.warehouse import Warehouse
+
+
+@dg.multi_asset(
+    name="interactions",
+    specs=[
+        dg.AssetSpec("interactions", description="Clean events with their category, one partition a day."),
+        dg.AssetSpec("rejected_interactions", description="Raw rows that broke the contract, whole, with the reason."),
+    ],
+    group_name="log",
+    backfill_policy=dg.BackfillPolicy.single_run(),
+)
+def interactions(
+    context: dg.AssetExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    warehouse: dg.ResourceParam[Warehouse],
+    spark: dg.ResourceParam[SparkSource],
+) -> Iterator[dg.MaterializeResult]:
+    """Clean the days of this run: day D is made from the raw partitions D−1 … D+`late_days`, and writes only D."""
+    from ml.log import check_reject_share, clean, raw_days, read_catalog, read_raw
+
+    with timed() as timer:
+        days = _days_with_raw_partition(context, raw_days(settings.raw_log), settings)
+        window = _raw_window(days, settings.log.late_days, raw_days(settings.raw_log))
+        context.log.info(f"cleaning {len(days)} day(s) from {len(window)} raw partition(s)")
+        session = spark.session
+        items = read_catalog(session, settings.catalog, settings.catalog_columns, settings.categories)
+        items = items.select("item_id", "category")
+        if warehouse.exists("catalog"):  # items that left the listing still have a past
+            gone = warehouse.frame(session, "catalog").select("item_id", "category")
+            items = items.unionByName(gone.join(items, "item_id", "left_anti"))
+        kept, rejected = clean(read_raw(session, settings.raw_log, window), items, days, settings.log)
+        kept, rejected = kept.cache(), rejected.cache()
+        check_reject_share(kept, rejected, settings.log)
+        published = warehouse.publish_days("interactions", kept, days)
+        refused = warehouse.publish_days("rejected_interactions", rejected, days)
+        kept.unpersist()
+        rejected.unpersist()
+    newest = warehouse.read("interactions", date=days[-1])
+    reasons = warehouse.read("rejected_interactions", ["reason"], date=days[-1])
+    counts = {r["values"]: r["counts"] for r in reasons["reason"].value_counts().to_pylist()}
+    yield dg.MaterializeResult(asset_key="interactions", metadata=table_metadata(published, newest, timer.seconds))
+    yield dg.MaterializeResult(
+        asset_key="rejected_interactions",
+        metadata={**table_metadata(refused, None, timer.seconds), "reasons_newest_day": counts},
+    )
+
+
+@dg.asset(group_name="log", deps=["interactions"])
+def catalog(
+    context: dg.AssetExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    warehouse: dg.ResourceParam[Warehouse],
+    spark: dg.ResourceParam[SparkSource],
+) -> dg.MaterializeResult:
+    """Every item ever listed: title, category, attributes, first and last event, the listing's own availability."""
+    from ml.log import build_catalog, read_catalog
+
+    with timed() as timer:
+        session = spark.session
+        day = newest_day(warehouse)
+        listing = read_catalog(session, settings.catalog, settings.catalog_columns, settings.categories)
+        previous = warehouse.frame(session, "catalog") if warehouse.exists("catalog") else None
+        frame = build_catalog(listing, previous, warehouse.frame(session, "interactions"), day)
+        published = warehouse.publish_frame("catalog", frame)
+    items = warehouse.read("catalog")
+    per_category = {r["values"]: r["counts"] for r in items["category"].value_counts().to_pylist()}
+    return dg.MaterializeResult(
+        metadata={**table_metadata([published], items, timer.seconds), "items_per_category": per_category}
+    )
+
+
+def _days_with_raw_partition(context: dg.AssetExecutionContext, raw: list[str], settings: Settings) -> list[str]:
+    """Return the run's days; one asked for alone must have its raw partition, in a range gaps are warned of."""
+    asked = list(context.partition_keys)
+    missing = sorted(set(asked) - set(raw))
+    if missing and len(missing) == len(asked):
+        known = f"{raw[0]} … {raw[-1]}" if raw else "none"
+        raise BadInputError(
+            f"{settings.raw_log / f'event_date={missing[0]}'}: no such raw partition; there are: {known}. "
+            "Deliver the day's partition, or choose another day."
+        )
+    if missing:
+        context.log.warning(f"{len(missing)} day(s) without a raw partition are published empty: {missing[:5]} …")
+    return asked
+
+
+def _raw_window(days: list[str], late_days: int, raw: list[str]) -> list[str]:
+    """Return the raw partitions that may hold events of `days`."""
+    wanted = {
+        (date.fromisoformat(day) + timedelta(days=shift)).isoformat()
+        for day in days
+        for shift in range(-1, late_days + 1)
+    }
+    return sorted(wanted & set(raw))

@@ -1,0 +1,66 @@
+"""The query-product memory (paper 4.2): `query_daily`, `query_vectors`, `query_memory`."""
+
+import dagster as dg
+
+from assets.common import newest_day, table_metadata, timed
+from ml.settings import Settings
+from ml.spark import SparkSource
+from ml.warehouse import Warehouse
+
+
+@dg.asset(group_name="memory", deps=["interactions"], backfill_policy=dg.BackfillPolicy.single_run())
+def query_daily(
+    context: dg.AssetExecutionContext,
+    warehouse: dg.ResourceParam[Warehouse],
+    spark: dg.ResourceParam[SparkSource],
+) -> dg.MaterializeResult:
+    """What each query led to, day by day: clicks, purchases, organic positions."""
+    from ml import sequences
+
+    with timed() as timer:
+        days = list(context.partition_keys)
+        frame = sequences.query_daily(warehouse.frame(spark.session, "interactions", days=days))
+        published = warehouse.publish_days("query_daily", frame, days)
+    preview = warehouse.read("query_daily", date=days[-1])
+    return dg.MaterializeResult(metadata=table_metadata(published, preview, timer.seconds))
+
+
+@dg.asset(group_name="memory", deps=["interactions"])
+def query_vectors(
+    context: dg.AssetExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    warehouse: dg.ResourceParam[Warehouse],
+) -> dg.MaterializeResult:
+    """A vector for every query ever seen, by the memory's text encoder; only new queries are encoded."""
+    from ml.memory import append_vectors, load_text_encoder
+    from ml.queries import distinct_queries
+
+    with timed() as timer:
+        existing = warehouse.read("query_vectors") if warehouse.exists("query_vectors") else None
+        known = existing.num_rows if existing is not None else 0
+        encoder = load_text_encoder(settings.memory.encoder, settings.memory.batch_size)
+        vectors = append_vectors(existing, distinct_queries(warehouse), encoder)
+        published = warehouse.publish("query_vectors", vectors)
+    context.log.info(f"{vectors.num_rows - known} new queries encoded")
+    return dg.MaterializeResult(
+        metadata={
+            **table_metadata([published], vectors.select(["encoder", "query"]), timer.seconds),
+            "new_queries": vectors.num_rows - known,
+        }
+    )
+
+
+@dg.asset(group_name="memory", deps=["query_daily", "query_vectors"])
+def query_memory(
+    settings: dg.ResourceParam[Settings],
+    warehouse: dg.ResourceParam[Warehouse],
+) -> dg.MaterializeResult:
+    """The newest day's memory, for people and for serving; any older day is rebuilt from `query_daily`."""
+    from ml.memory import memory_as_of
+
+    with timed() as timer:
+        day = newest_day(warehouse)
+        vectors = warehouse.read("query_vectors")
+        memory = memory_as_of(warehouse, vectors, settings.memory, day).table(day)
+        published = warehouse.publish("query_memory", memory)
+    return dg.MaterializeResult(metadata=table_metadata([published], memory, timer.seconds))

@@ -1,0 +1,144 @@
+"""Retrieval models (paper 4.4): `title_encoder`, `title_index`, `item_embeddings`, `id_index`."""
+
+import dagster as dg
+
+from assets.common import TrainConfig, as_of_day, scope_categories, timed
+from assets.tracking import fit_tags, parameters
+from ml.registry import ModelRegistry
+from ml.settings import Settings
+from ml.warehouse import Warehouse
+
+
+@dg.asset(group_name="retrieval", deps=["query_title_pairs"])
+def title_encoder(
+    context: dg.AssetExecutionContext,
+    config: TrainConfig,
+    settings: dg.ResourceParam[Settings],
+    warehouse: dg.ResourceParam[Warehouse],
+    registry: dg.ResourceParam[ModelRegistry],
+) -> dg.MaterializeResult:
+    """The LSTM that puts queries and the titles bought from them close together; registered and promoted."""
+    from ml.recommend.fitting import fit_title_encoder
+
+    scope = context.partition_key
+    categories = scope_categories(settings, warehouse, scope)
+    if not categories:
+        return dg.MaterializeResult(metadata={"note": f"no model of its own for {scope!r}"})
+    tags = fit_tags(context, as_of_day(config, warehouse), "")
+    with (
+        timed() as timer,
+        registry.run("title_encoder", scope, tags=tags, params=parameters(settings.title_encoder)) as run,
+    ):
+        fitted = fit_title_encoder(settings, warehouse, categories, settings.work_folder / "title_encoder" / scope, run)
+        version = run.register(fitted.folder, fitted_until=fitted.fitted_until, encoder=fitted.kind)
+    registry.promote(version)
+    return dg.MaterializeResult(
+        metadata={
+            "version": version.version,
+            "mlflow_run": version.run_id,
+            "encoder": fitted.kind,
+            "pairs": fitted.examples,
+            "fitted_until": fitted.fitted_until,
+            "seconds": round(timer.seconds, 2),
+        }
+    )
+
+
+@dg.asset(group_name="retrieval", deps=["title_encoder", "catalog"])
+def title_index(
+    context: dg.AssetExecutionContext,
+    config: TrainConfig,
+    settings: dg.ResourceParam[Settings],
+    warehouse: dg.ResourceParam[Warehouse],
+    registry: dg.ResourceParam[ModelRegistry],
+) -> dg.MaterializeResult:
+    """A faiss index of every catalogue title of the partition; recall is measured where it is not exact."""
+    from ml.recommend.fitting import build_title_index
+
+    scope = context.partition_key
+    encoder = registry.champion("title_encoder", scope)
+    if encoder is None:
+        return dg.MaterializeResult(metadata={"note": f"no title encoder for {scope!r}"})
+    categories = scope_categories(settings, warehouse, scope)
+    tags = fit_tags(context, as_of_day(config, warehouse), encoder.fitted_until)
+    with timed() as timer, registry.run("title_index", scope, tags=tags, params=parameters(settings.index)) as run:
+        index, folder = build_title_index(
+            settings, warehouse, categories, encoder.folder, settings.work_folder / "title_index" / scope
+        )
+        version = run.register(folder, title_encoder_version=encoder.version)
+    registry.promote(version)
+    return dg.MaterializeResult(
+        metadata={
+            "version": version.version,
+            "items": len(index.ids),
+            "kind": index.kind,
+            "recall_at_10": index.recall,
+            "seconds": round(timer.seconds, 2),
+        }
+    )
+
+
+@dg.asset(group_name="retrieval", deps=["training_sequences"])
+def item_embeddings(
+    context: dg.AssetExecutionContext,
+    config: TrainConfig,
+    settings: dg.ResourceParam[Settings],
+    warehouse: dg.ResourceParam[Warehouse],
+    registry: dg.ResourceParam[ModelRegistry],
+) -> dg.MaterializeResult:
+    """CORE, trained with every item step as a target; its item table is what the mixup looks ids up in."""
+    from ml.recommend.fitting import fit_item_embeddings
+
+    scope = context.partition_key
+    categories = scope_categories(settings, warehouse, scope)
+    if not categories:
+        return dg.MaterializeResult(metadata={"note": f"no model of its own for {scope!r}"})
+    tags = fit_tags(context, as_of_day(config, warehouse), "")
+    with (
+        timed() as timer,
+        registry.run("item_embeddings", scope, tags=tags, params=parameters(settings.item_embeddings)) as run,
+    ):
+        work = settings.work_folder / "item_embeddings" / scope
+        fitted = fit_item_embeddings(settings, warehouse, categories, work, run)
+        version = run.register(fitted.folder, fitted_until=fitted.fitted_until)
+    registry.promote(version)
+    return dg.MaterializeResult(
+        metadata={
+            "version": version.version,
+            "mlflow_run": version.run_id,
+            "items": fitted.examples,
+            "fitted_until": fitted.fitted_until,
+            "seconds": round(timer.seconds, 2),
+        }
+    )
+
+
+@dg.asset(group_name="retrieval", deps=["item_embeddings"])
+def id_index(
+    context: dg.AssetExecutionContext,
+    config: TrainConfig,
+    settings: dg.ResourceParam[Settings],
+    warehouse: dg.ResourceParam[Warehouse],
+    registry: dg.ResourceParam[ModelRegistry],
+) -> dg.MaterializeResult:
+    """A faiss index of CORE's item table."""
+    from ml.recommend.fitting import build_id_index
+
+    scope = context.partition_key
+    embeddings = registry.champion("item_embeddings", scope)
+    if embeddings is None:
+        return dg.MaterializeResult(metadata={"note": f"no item embeddings for {scope!r}"})
+    tags = fit_tags(context, as_of_day(config, warehouse), embeddings.fitted_until)
+    with timed() as timer, registry.run("id_index", scope, tags=tags, params=parameters(settings.index)) as run:
+        index, folder = build_id_index(settings, embeddings.folder, settings.work_folder / "id_index" / scope)
+        version = run.register(folder, item_embeddings_version=embeddings.version)
+    registry.promote(version)
+    return dg.MaterializeResult(
+        metadata={
+            "version": version.version,
+            "items": len(index.ids),
+            "kind": index.kind,
+            "recall_at_10": index.recall,
+            "seconds": round(timer.seconds, 2),
+        }
+    )

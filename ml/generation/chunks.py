@@ -1,0 +1,116 @@
+"""Generation in chunks that outlive the process: a run that was killed goes on with the first unfinished chunk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ml.errors import BadInputError
+from ml.generation.decoding import Generated, evaluating, generate, instruction_cache
+from ml.generation.trie import CodeTrie
+from ml.settings import GenerationSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ml.prompts import ResponseFormat
+
+FORMAT = 1
+"""Raised when the same inputs would be answered differently by new code: older chunks are then not reused."""
+ANSWER = pa.schema(
+    [
+        pa.field("item_id", pa.string()),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("log_probability", pa.float64()),
+        pa.field("parsed", pa.bool_(), nullable=False),
+    ]
+)
+
+
+def generate_in_chunks(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: Sequence[list[int]],
+    instruction_ids: list[int],
+    trie: CodeTrie,
+    response_format: ResponseFormat,
+    settings: GenerationSettings,
+    row_keys: Sequence[str],
+    work_dir: Path,
+    chunk_key: str,
+) -> list[Generated]:
+    """Answer every input as `generate` does, keeping each finished chunk of `settings.chunk_users` rows in `work_dir`.
+
+    A chunk's file is named by a hash of everything its answers depend on: its inputs and row keys, the instruction, the
+    trie, the response's format, the settings, and `chunk_key`, which must name the model (its version, its data type).
+    A chunk that is there and whole is read, not generated; one that was half written, or damaged, is generated again.
+    Batches never span chunks, so that a rerun forms the same batches. No row key is written to disk.
+    """
+    if len(row_keys) != len(inputs):
+        raise BadInputError(f"generation: {len(row_keys)} row keys for {len(inputs)} inputs; expected one per input")
+    from tqdm import tqdm
+
+    work_dir.mkdir(parents=True, exist_ok=True)
+    common = [
+        FORMAT, chunk_key, instruction_ids, trie.fingerprint, response_format.separator_ids, response_format.end_id,
+        settings.model_dump(exclude={"max_users", "chunk_users"}),
+    ]  # fmt: skip
+    answers: list[Generated] = []
+    prefix = None
+    with evaluating(model), tqdm(total=len(inputs), unit="user", desc="generating", disable=None) as bar:
+        for start in range(0, len(inputs), settings.chunk_users):
+            rows = slice(start, start + settings.chunk_users)
+            path = work_dir / f"generated-{_key(common, inputs[rows], row_keys[rows])}.parquet"
+            chunk = _read(path, len(inputs[rows]))
+            if chunk is None:
+                prefix = instruction_cache(model, instruction_ids) if prefix is None else prefix
+                chunk = generate(
+                    model, tokenizer, inputs[rows], instruction_ids, trie, response_format, settings, row_keys[rows],
+                    prefix=prefix, on_finished=bar.update,
+                )  # fmt: skip
+                _write(path, chunk)
+            else:
+                bar.update(len(chunk))
+            answers.extend(chunk)
+    return answers
+
+
+def _key(common: list[object], inputs: Sequence[list[int]], row_keys: Sequence[str]) -> str:
+    digest = hashlib.blake2b(json.dumps([common, list(row_keys)], sort_keys=True).encode(), digest_size=16)
+    for ids in inputs:
+        digest.update(len(ids).to_bytes(8, "little"))
+        digest.update(np.asarray(ids, dtype=np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path, rows: int) -> list[Generated] | None:
+    """Return a finished chunk, or None where there is none that can be trusted."""
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException):
+        return None
+    if table.num_rows != rows or table.schema != ANSWER:
+        return None
+    return [Generated(**row) for row in table.to_pylist()]
+
+
+def _write(path: Path, answers: Sequence[Generated]) -> None:
+    """Write a chunk so that its name only ever stands for a whole file."""
+    table = pa.Table.from_pylist([vars(answer) for answer in answers], schema=ANSWER)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            pq.write_table(table, file, write_page_checksum=True)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,21 @@
+"""The language model: the base snapshot, LoRA fine-tuning on prompts, and loading the adapted model (paper 4.3).
+
+Importing this package is light; torch, transformers and peft are loaded by the functions that use them.
+"""
+
+from ml.language_model.adapter import AdapterResult
+from ml.language_model.loading import load_adapted_model, load_base_model, load_tokenizer
+from ml.language_model.plots import plot_losses
+from ml.language_model.snapshots import prepare_base_model, snapshot_fingerprint
+from ml.language_model.training import train_adapter
+
+__all__ = [
+    "AdapterResult",
+    "load_adapted_model",
+    "load_base_model",
+    "load_tokenizer",
+    "plot_losses",
+    "prepare_base_model",
+    "snapshot_fingerprint",
+    "train_adapter",
+]

@@ -1,0 +1,109 @@
+"""One category's `recommendations` of one day, from histories, answers and champions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ml.recommend.lists import (
+    Indexes,
+    UserList,
+    carried_rows,
+    filled,
+    language_model_lists,
+    list_batches,
+    popular_list,
+    retrieval_lists,
+)
+from ml.recommend.serving import night_id_index, night_title_index
+from ml.settings import Settings
+from ml.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from ml.recommend.serving import ServingModels, Shelf
+
+
+@dataclass(frozen=True)
+class NightLists:
+    """A category's rows, and how many customers got which kind of list."""
+
+    batches: Iterator[pa.RecordBatch]
+    customers: Counter[str]
+
+
+def night_lists(
+    settings: Settings,
+    warehouse: Warehouse,
+    day: str,
+    category: str,
+    shelf: Shelf,
+    models: ServingModels,
+) -> NightLists:
+    """Return the lists of every active customer of `day` in `category`.
+
+    First choice: tonight's answer of the language model; then the list carried from the table before; then retrieval
+    on the customer's own history; then the category's popular items.
+    """
+    k = settings.recommendations.k
+    histories = warehouse.read("user_histories", date=day)
+    everyone = sorted(set(histories["user_id"].to_pylist()))
+    own = histories.filter(pc.equal(histories["category"], category))
+    bought = bought_items(own) if settings.recommendations.exclude_bought else {}
+    customers: Counter[str] = Counter()
+    if not shelf.items:
+        return NightLists(iter(()), customers)
+    indexes = Indexes(night_title_index(models, shelf, settings), night_id_index(models, shelf, settings))
+    by_model = language_model_lists(
+        warehouse.read("generations", date=day, category=category), shelf, models, indexes, settings, bought
+    )
+    carried = carried_rows(
+        previous_lists(warehouse, day, category), own, shelf, set(everyone) - set(by_model), settings
+    )
+    carried_users = set(carried["user_id"].to_pylist()) if carried is not None else set()
+    rest = pc.invert(pc.is_in(own["user_id"], pa.array(sorted(carried_users | set(by_model)), pa.string())))
+    by_history = retrieval_lists(own.filter(rest), shelf, models, indexes, settings, bought)
+    customers["carried"] = len(carried_users)
+
+    def lists() -> Iterator[UserList]:
+        for user in everyone:
+            if user in carried_users:
+                continue
+            source = "language_model" if user in by_model else "retrieval" if user in by_history else "popular"
+            items = by_model.get(user) or by_history.get(user) or popular_list(shelf, k, bought.get(user, set()))
+            customers[source] += 1
+            yield UserList(user, filled(items, shelf, k, bought.get(user, set())), source, day)
+
+    return NightLists(list_batches(lists(), versions(models, day), carried), customers)
+
+
+def versions(models: ServingModels, day: str) -> dict[str, object]:
+    """Return the version columns of lists made by `models` for `day`."""
+    return {
+        "model_version": models.adapter.version,
+        "title_encoder_version": models.title_version.version,
+        "item_embeddings_version": models.core_version.version,
+        "fitted_until": models.fitted_until or None,
+        "model_from_future": models.fitted_until > day,
+    }
+
+
+def previous_lists(warehouse: Warehouse, day: str, category: str) -> pa.Table | None:
+    """Return the newest published `recommendations` of `category` before `day`, if any."""
+    earlier = [
+        d for d in warehouse.days("recommendations")
+        if d < day and warehouse.exists("recommendations", date=d, category=category)
+    ]  # fmt: skip
+    return warehouse.read("recommendations", date=earlier[-1], category=category) if earlier else None
+
+
+def bought_items(histories: pa.Table) -> dict[str, set[str]]:
+    """Return the items each customer bought, by user id."""
+    return {
+        user: {s["item_id"] for s in steps if s["action"] == "purchase"}
+        for user, steps in zip(histories["user_id"].to_pylist(), histories["steps"].to_pylist(), strict=True)
+    }

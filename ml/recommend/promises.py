@@ -1,0 +1,72 @@
+"""What a `recommendations` partition must keep before anyone can read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml.errors import HemlineError
+from ml.settings import Settings
+
+if TYPE_CHECKING:
+    from ml.recommend.serving import Shelf
+
+_QUERIES = {
+    "a customer has an item twice": "SELECT count(*) - count(DISTINCT (user_id, item_id)) FROM rows",
+    "ranks are not 1..K without gaps": (
+        "SELECT count(*) FROM (SELECT user_id FROM rows GROUP BY user_id "
+        "HAVING min(rank) <> 1 OR max(rank) <> count(*) OR count(DISTINCT rank) <> count(*))"
+    ),
+    "an item is not available on the day": "SELECT count(*) FROM rows WHERE item_id NOT IN (SELECT item_id FROM shelf)",
+    "a list was made after the day": "SELECT count(*) FROM rows WHERE listed_on > $day",
+}
+
+
+def promises(settings: Settings, shelf: Shelf, day: str) -> list[Callable[[Path], None]]:
+    """Return the checks of one category's partition: K per customer, ranks 1..K, no duplicates, available, no future.
+
+    K is the setting, or the shelf's size where that is smaller. Each raises HemlineError with how many rows break it.
+    """
+    return [lambda folder: check_promises(folder, settings, shelf, day)]
+
+
+def broken_promises(folder: Path, shelf: Shelf | None, day: str, k: int | None) -> dict[str, int]:
+    """Return how many rows or customers break each promise; only broken ones are in the result.
+
+    Without `shelf` availability is not looked at, without `k` the length of lists is not.
+    """
+    import duckdb
+    import pyarrow as pa
+
+    with duckdb.connect() as connection:
+        connection.execute(
+            f"CREATE VIEW rows AS SELECT * FROM read_parquet('{_quoted(folder)}/*.parquet', hive_partitioning=false)"
+        )
+        connection.register("shelf", pa.table({"item_id": pa.array(shelf.items if shelf else [], pa.string())}))
+        counts = {}
+        for promise, query in _QUERIES.items():
+            if "shelf" in query and shelf is None:
+                continue
+            row = connection.execute(query, {"day": day} if "$day" in query else {}).fetchone()
+            counts[promise] = row[0] if row else 0
+        if k is not None:
+            row = connection.execute(
+                "SELECT count(*) FROM (SELECT user_id FROM rows GROUP BY user_id HAVING count(*) <> $k)", {"k": k}
+            ).fetchone()
+            counts[f"a customer does not have {k} items"] = row[0] if row else 0
+    return {promise: count for promise, count in counts.items() if count}
+
+
+def check_promises(folder: Path, settings: Settings, shelf: Shelf, day: str) -> None:
+    """Raise HemlineError naming every broken promise of a staged partition."""
+    excludes = settings.recommendations.exclude_bought
+    k = None if excludes else min(settings.recommendations.k, len(shelf.items))
+    broken = broken_promises(folder, shelf, day, k)
+    if broken:
+        found = "; ".join(f"{promise}: {count}" for promise, count in broken.items())
+        raise HemlineError(f"recommendations of {day} are not published, the table before stays: {found}")
+
+
+def _quoted(folder: Path) -> str:
+    return str(folder).replace("'", "''")

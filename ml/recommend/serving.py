@@ -1,0 +1,142 @@
+"""The models a night reads, and the items it may recommend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ml.errors import HemlineError
+from ml.recommend.fitting import TitleVectors, load_title_vectors
+from ml.settings import Settings
+from ml.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from ml.registry import ModelRegistry, ModelVersion
+    from ml.retrieval import Core, VectorIndex
+
+
+@dataclass(frozen=True)
+class ServingModels:
+    """The champions of one model partition, loaded."""
+
+    scope: str
+    adapter: ModelVersion
+    title_version: ModelVersion
+    core_version: ModelVersion
+    titles: TitleVectors
+    title_index: VectorIndex
+    core: Core
+
+    @property
+    def fitted_until(self) -> str:
+        """Newest day any of the models was fitted on."""
+        return max(v.fitted_until or "" for v in (self.adapter, self.title_version, self.core_version))
+
+
+def load_serving_models(registry: ModelRegistry, scope: str) -> ServingModels:
+    """Return the champions of `scope`; raises HemlineError naming the first that is missing."""
+    from ml.retrieval import Core, VectorIndex
+
+    kinds = ("adapter", "title_encoder", "title_index", "item_embeddings")
+    found = {kind: require_champion(registry, kind, scope) for kind in kinds}
+    return ServingModels(
+        scope,
+        found["adapter"],
+        found["title_encoder"],
+        found["item_embeddings"],
+        load_title_vectors(found["title_encoder"].folder),
+        VectorIndex.load(found["title_index"].folder),
+        Core.load(found["item_embeddings"].folder),
+    )
+
+
+def require_champion(registry: ModelRegistry, kind: str, scope: str) -> ModelVersion:
+    """Return the promoted version; raises HemlineError with what to do if there is none."""
+    champion = registry.champion(kind, scope)
+    if champion is None:
+        raise HemlineError(f"no {kind} is promoted for {scope!r}: run `hemline train` first")
+    return champion
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The items of one category that may be recommended on one day, most popular first."""
+
+    items: list[str]
+    titles: dict[str, str]
+
+    def __contains__(self, item: str | None) -> bool:
+        return item in self.titles
+
+
+def shelf(settings: Settings, warehouse: Warehouse, day: str, category: str, available: dict[str, list[str]]) -> Shelf:
+    """Return the available items of `category`, ordered by purchases in the active window up to `day`, then by id."""
+    items = warehouse.read("catalog", ["item_id", "title", "category"])
+    items = items.filter(pc.equal(items["category"], category))
+    titles = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
+    bought = purchase_counts(warehouse, day, settings.recommendations.active_days)
+    ordered = sorted((i for i in available.get(category, []) if i in titles), key=lambda i: (-bought.get(i, 0), i))
+    return Shelf(ordered, {i: titles[i] for i in ordered})
+
+
+def purchase_counts(warehouse: Warehouse, day: str, window_days: int) -> dict[str, int]:
+    """Return purchases per item in the `window_days` up to and including `day`."""
+    import duckdb
+
+    first = (date.fromisoformat(day) - timedelta(days=window_days - 1)).isoformat()
+    files = [
+        str(path) for d in warehouse.days("interactions") if first <= d <= day
+        for path in sorted(warehouse.folder("interactions", date=d).glob("*.parquet"))
+    ]  # fmt: skip
+    if not files:
+        return {}
+    with duckdb.connect() as connection:
+        rows = connection.execute(
+            "SELECT item_id, count(*) FROM read_parquet(?, hive_partitioning=false) "
+            "WHERE action = 'purchase' GROUP BY item_id",
+            [files],
+        ).fetchall()
+    return dict(rows)
+
+
+def night_title_index(models: ServingModels, shelf: Shelf, settings: Settings) -> VectorIndex:
+    """Return an index of exactly the shelf's titles; items newer than the champion's index are encoded now."""
+    from ml.retrieval import VectorIndex
+
+    vectors = shelf_vectors(models.title_index, shelf.items, lambda missing: models.titles.encode(missing), shelf)
+    return VectorIndex.build(shelf.items, vectors, settings.index)
+
+
+def night_id_index(models: ServingModels, shelf: Shelf, settings: Settings) -> VectorIndex | None:
+    """Return an index of the shelf's items that CORE knows, or None if it knows none of them."""
+    from ml.retrieval import VectorIndex
+
+    rows = {item: row for row, item in enumerate(models.core.items)}
+    known = [item for item in shelf.items if item in rows]
+    if not known:
+        return None
+    return VectorIndex.build(known, models.core.item_embeddings[[rows[i] for i in known]], settings.index)
+
+
+def shelf_vectors(index: VectorIndex, items: Sequence[str], encode, shelf: Shelf) -> np.ndarray:  # noqa: ANN001
+    """Return the title vectors of `items`, from `index` where it has them, else from `encode`."""
+    known = set(index.ids)
+    old = [i for i in items if i in known]
+    new = [i for i in items if i not in known]
+    parts = {}
+    if old:
+        parts.update(zip(old, index.vectors_of(old), strict=True))
+    if new:
+        parts.update(zip(new, encode([shelf.titles[i] for i in new]), strict=True))
+    return np.stack([parts[i] for i in items]).astype(np.float32)
+
+
+def histories_of(warehouse: Warehouse, day: str) -> pa.Table:
+    """Return the day's `user_histories`."""
+    return warehouse.read("user_histories", date=day)

@@ -1,0 +1,317 @@
+"""Runs and registered models in MLflow: what was trained, from what, how it went, and which version is in use.
+
+A model is a folder of plain files (safetensors, JSON, NumPy, Arrow, faiss), registered as a version of
+`hemline-<kind>-<scope>`; the alias `champion` names the version that nightly tables use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
+
+from ml.errors import BadInputError, HemlineError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+    from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+
+EXPERIMENT = "hemline"
+CHAMPION = "champion"
+PLAIN_FILES = {
+    *(".safetensors", ".json", ".jsonl", ".npy", ".arrow", ".parquet", ".faiss"),
+    *(".txt", ".md", ".yaml", ".jinja", ".model"),  # a tokenizer's merges, templates and sentencepiece model
+}
+"""Endings of files that a model folder may hold: none of them can run code when it is read."""
+_MODEL_PATH = "model"
+_METRICS_A_BATCH = 200
+_SECONDS_A_BATCH = 5.0
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A registered model version and the local folder of its files."""
+
+    kind: str
+    scope: str
+    version: str
+    folder: Path
+    run_id: str
+    tags: dict[str, str]
+
+    @property
+    def as_of(self) -> str | None:
+        """The day whose state of the world the model was made for."""
+        return self.tags.get("as_of")
+
+    @property
+    def fitted_until(self) -> str | None:
+        """The newest day whose events the model was fitted on."""
+        return self.tags.get("fitted_until")
+
+
+def registered_name(kind: str, scope: str) -> str:
+    """The registered model's name: a scope with other characters than letters, digits, '_' and '-' gets a hash."""
+    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", scope).strip("-")
+    if slug != scope:
+        slug = f"{slug}-{hashlib.sha256(scope.encode()).hexdigest()[:8]}".strip("-")
+    return f"hemline-{kind}-{slug}"
+
+
+class ModelRegistry:
+    """Hemline's experiment and registered models on one MLflow tracking server or database.
+
+    `artifact_root` is where the experiment keeps its files when the tracking URI is a local database; a server decides
+    that itself. `cache` holds downloaded model folders when they do not lie on a local disk. No global MLflow setting
+    is read or changed.
+    """
+
+    def __init__(self, tracking_uri: str, artifact_root: Path, cache: Path) -> None:
+        self.tracking_uri = tracking_uri
+        self._cache = cache
+        self._artifact_root = artifact_root.expanduser().absolute()
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's client; made when first used, so that a code location loads without MLflow."""
+        from mlflow import MlflowClient
+
+        if self.tracking_uri.startswith("sqlite:///"):
+            Path(self.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """Hemline's experiment, made if there is none."""
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            remote = urlparse(self.tracking_uri).scheme in ("http", "https", "databricks")
+            try:
+                return self.client.create_experiment(EXPERIMENT, None if remote else self._artifact_root.as_uri())
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self.client.get_experiment_by_name(EXPERIMENT)  # another process was faster
+        if found is None:
+            raise HemlineError(
+                f"MLflow at {self.tracking_uri}: experiment {EXPERIMENT!r} can neither be found nor made"
+            )
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return found.experiment_id
+
+    @contextmanager
+    def run(
+        self, kind: str, scope: str, *, tags: Mapping[str, str], params: Mapping[str, object]
+    ) -> Iterator[TrackedRun]:
+        """An MLflow run of its own; FINISHED at the end, FAILED with the error's name in a tag when the body raises."""
+        every_tag = {
+            "mlflow.runName": f"{kind} {scope}",
+            "mlflow.source.name": "hemline",
+            **{name: str(value) for name, value in tags.items()},
+            "kind": kind,
+            "scope": scope,
+        }
+        run_id = self.client.create_run(self.experiment_id, tags=every_tag).info.run_id
+        tracked = TrackedRun(self, run_id, kind, scope, {**dict(tags), "kind": kind, "scope": scope})
+        try:
+            tracked.params(params)
+            yield tracked
+            tracked.flush()
+        except BaseException as error:
+            # The body's own error is what matters: a server that is gone as well must not hide it.
+            try:
+                tracked.flush()
+                self.client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:500])
+                self.client.set_terminated(run_id, "FAILED")
+            except Exception as second:
+                error.add_note(f"MLflow run {run_id} could not be marked FAILED: {second}")
+            raise
+        self.client.set_terminated(run_id, "FINISHED")
+
+    def champion(self, kind: str, scope: str) -> ModelVersion | None:
+        """The version in use, its files on a local disk; None where none was promoted yet."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            model = self.client.get_registered_model(registered_name(kind, scope))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        version = model.aliases.get(CHAMPION)
+        return None if version is None else self.version(kind, scope, str(version))
+
+    def version(self, kind: str, scope: str, version: str) -> ModelVersion:
+        """A registered version, its files on a local disk. Raises `BadInputError` if there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self.client.get_model_version(registered_name(kind, scope), version)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise BadInputError(f"no version {version} of model {kind} for {scope!r} is registered") from error
+        return ModelVersion(kind, scope, str(found.version), self._folder(found), found.run_id or "", dict(found.tags))
+
+    def promote(self, model: ModelVersion) -> None:
+        """Make the version the one in use: moves the alias `champion`."""
+        self.client.set_registered_model_alias(registered_name(model.kind, model.scope), CHAMPION, model.version)
+
+    def _folder(self, found: MlflowVersion) -> Path:
+        """The version's folder: where it lies if that is a local disk, else in the cache, downloaded once."""
+        source = urlparse(found.source or "")
+        if source.scheme in ("", "file"):
+            folder = Path(unquote(source.path))
+            if not folder.is_dir():
+                raise HemlineError(f"the files of {found.name} version {found.version} are gone: expected {folder}")
+            return folder
+        # The run's id tells versions apart that different servers number alike.
+        folder = self._cache / found.name / f"{found.version}-{found.run_id}"
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as work:
+                got = Path(self.client.download_artifacts(found.run_id or "", _MODEL_PATH, work))
+                try:
+                    got.rename(folder)
+                except OSError:
+                    if not folder.is_dir():  # no other process was faster: a real failure
+                        raise
+        return folder
+
+
+class TrackedRun:
+    """One MLflow run while it goes on. Metrics are sent in batches; everything else at once."""
+
+    def __init__(self, registry: ModelRegistry, run_id: str, kind: str, scope: str, tags: Mapping[str, str]) -> None:
+        self.run_id = run_id
+        self._registry = registry
+        self._client = registry.client
+        self._kind = kind
+        self._scope = scope
+        self._tags = dict(tags)
+        self._waiting: list[Metric] = []
+        self._sent = time.monotonic()
+
+    def params(self, values: Mapping[str, object]) -> None:
+        """Log parameters; groups become dotted names, long values are cut at MLflow's limit."""
+        from mlflow.entities import Param
+
+        flat = [Param(_plain_name(name), str(value)[:6000]) for name, value in _flatten(values)]
+        for start in range(0, len(flat), 100):
+            self._client.log_batch(self.run_id, params=flat[start : start + 100])
+
+    def metric(self, name: str, value: float, step: int | None = None) -> None:
+        """Log one value; '@' in a name becomes '_at_', which MLflow allows."""
+        self.metrics({name: value}, step)
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Log several values of one step."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._waiting += [Metric(_plain_name(name), float(value), now, step or 0) for name, value in values.items()]
+        if len(self._waiting) >= _METRICS_A_BATCH or time.monotonic() - self._sent > _SECONDS_A_BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the metrics that wait."""
+        waiting, self._waiting, self._sent = self._waiting, [], time.monotonic()
+        for start in range(0, len(waiting), 1000):
+            self._client.log_batch(self.run_id, metrics=waiting[start : start + 1000])
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """Log a matplotlib figure, e.g. as 'loss.png'."""
+        self._client.log_figure(self.run_id, figure, name)
+
+    def text(self, text: str, name: str) -> None:
+        """Log a text, e.g. as 'examples.md'."""
+        self._client.log_text(self.run_id, text, name)
+
+    def table(self, rows: pa.Table | pd.DataFrame, name: str) -> None:
+        """Log rows as '<name>.csv' (shown by the UI), '.json' or '.parquet', by the name's ending."""
+        import pandas as pd
+
+        frame = rows if isinstance(rows, pd.DataFrame) else rows.to_pandas()
+        writers = {
+            ".csv": lambda path: frame.to_csv(path, index=False),
+            ".json": lambda path: frame.to_json(path, orient="records", date_format="iso"),
+            ".parquet": lambda path: frame.to_parquet(path, index=False),
+        }
+        target = Path(name)
+        if target.suffix not in writers:
+            raise BadInputError(f"table {name!r}: expected a name that ends in {', '.join(writers)}")
+        with tempfile.TemporaryDirectory() as work:
+            path = Path(work, target.name)
+            writers[target.suffix](path)
+            parent = target.parent.as_posix()
+            self._client.log_artifact(self.run_id, str(path), None if parent == "." else parent)
+
+    def register(self, folder: Path, **tags: str) -> ModelVersion:
+        """Log the folder's files and register them as a new version, tagged with the run's tags and `tags`.
+
+        Raises `BadInputError` for a folder that is empty or holds anything but plain files (`PLAIN_FILES`): pickles
+        (.pkl, .pt, .bin, object arrays) run code when they are read.
+        """
+        check_plain_files(folder)
+        self.flush()
+        self._client.log_artifacts(self.run_id, str(folder), _MODEL_PATH)
+        name = registered_name(self._kind, self._scope)
+        self._ensure_model(name)
+        every_tag = {key: str(value) for key, value in {**self._tags, **tags}.items()}
+        source = f"{self._client.get_run(self.run_id).info.artifact_uri}/{_MODEL_PATH}"
+        made = self._client.create_model_version(name, source=source, run_id=self.run_id, tags=every_tag)
+        return self._registry.version(self._kind, self._scope, str(made.version))
+
+    def _ensure_model(self, name: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(name, tags={"kind": self._kind, "scope": self._scope})
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+
+def check_plain_files(folder: Path) -> None:
+    """Raise `BadInputError` unless the folder holds files, all of a kind that cannot run code when read."""
+    import numpy as np
+
+    files = [path for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink()]
+    if not files:
+        raise BadInputError(f"model folder {folder}: expected files, found none")
+    for path in files:
+        if path.is_symlink() or path.suffix not in PLAIN_FILES:
+            allowed = ", ".join(sorted(PLAIN_FILES))
+            raise BadInputError(f"model file {path}: refused, expected only plain files ({allowed}) and no links")
+        if path.suffix == ".npy":
+            try:
+                np.load(path, mmap_mode="r", allow_pickle=False)
+            except ValueError as error:
+                raise BadInputError(f"model file {path}: refused, not a plain NumPy array ({error})") from error
+
+
+def _flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[^\w\-. :/]", "_", name.replace("@", "_at_"))

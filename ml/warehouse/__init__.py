@@ -1,0 +1,7 @@
+"""The warehouse: Parquet tables that are published whole, partition by partition, or not at all."""
+
+from ml.warehouse.contents import TableCheckError
+from ml.warehouse.files import PublishError
+from ml.warehouse.warehouse import Publication, Warehouse
+
+__all__ = ["Publication", "PublishError", "TableCheckError", "Warehouse"]

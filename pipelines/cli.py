@@ -1,0 +1,176 @@
+"""The `hemline` command: thin over the Dagster jobs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ml.errors import HemlineError
+from pipelines.settings import FILE_VARIABLE, PROFILE_VARIABLE, LoadedSettings, load_settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+console = Console(highlight=False)
+
+SettingsFile = Annotated[Path | None, typer.Option("--settings", help="YAML file; default: hemline.yaml, if there.")]
+Profile = Annotated[str | None, typer.Option(help="demo, paper, … (defaults that the file may change)")]
+Category = Annotated[list[str] | None, typer.Option("--category", help="Repeatable; default: all.")]
+Day = Annotated[str | None, typer.Option("--date", help="YYYY-MM-DD; default: the newest raw day.")]
+
+
+@contextmanager
+def _errors_for_people() -> Iterator[None]:
+    try:
+        yield
+    except HemlineError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print("[bold red]Error:[/] ", end="")
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def _load(file: Path | None, profile: str | None) -> LoadedSettings:
+    """Load the settings, and leave them in the environment for the processes that Dagster starts."""
+    loaded = load_settings(file, profile)
+    if loaded.file:
+        os.environ[FILE_VARIABLE] = str(loaded.file)
+    if profile:
+        os.environ[PROFILE_VARIABLE] = profile
+    return loaded
+
+
+def _day(value: str | None, option: str) -> str | None:
+    from datetime import date
+
+    if value is not None:
+        try:
+            return date.fromisoformat(value).isoformat()
+        except ValueError:
+            raise HemlineError(f"{option} {value!r}: expected a day such as 2026-11-20") from None
+    return None
+
+
+@app.command()
+def init(
+    raw_log: Annotated[Path, typer.Option(help="Folder of event_date=YYYY-MM-DD partitions.")],
+    catalog: Annotated[Path, typer.Option(help="Catalogue: Parquet, CSV or JSON lines.")],
+    warehouse: Annotated[Path, typer.Option(help="Where tables are published.")] = Path("warehouse"),
+    file: Annotated[Path, typer.Option(help="The settings file to write.")] = Path("hemline.yaml"),
+) -> None:
+    """Look at a log and a catalogue, and write the settings they need."""
+    from pipelines.init import write_settings
+
+    with _errors_for_people():
+        console.print(write_settings(raw_log, catalog, warehouse, file), markup=False)
+
+
+@app.command()
+def settings(file: SettingsFile = None, profile: Profile = None) -> None:
+    """Print every effective setting and where it came from."""
+    from rich.table import Table
+
+    from pipelines.settings import flatten
+
+    with _errors_for_people():
+        loaded = load_settings(file, profile)
+        table = Table("setting", "value", "from", box=None, pad_edge=False)
+        for name, value in flatten(loaded.settings):
+            source = loaded.sources.get(name, "default")
+            table.add_row(name, str(value), source, style="" if name in loaded.sources else "dim")
+        Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="Where `interactions/` and `catalog.parquet` are written.")] = Path("raw"),
+    customers: Annotated[int, typer.Option(min=1)] = 600,
+    items: Annotated[int, typer.Option(min=1)] = 800,
+    days: Annotated[int, typer.Option(min=1)] = 60,
+    end: Annotated[str | None, typer.Option(help="Last day; default: yesterday.")] = None,
+    category: Category = None,
+    seed: int = 0,
+) -> None:
+    """Simulate a shop: a catalogue and a log in the raw contract's shape."""
+    from pipelines.demo import simulate_shop_at
+
+    with _errors_for_people():
+        simulate_shop_at(out, customers, items, days, _day(end, "--end"), category or ["Clothing", "Footwear"], seed)
+
+
+@app.command()
+def train(
+    as_of: Annotated[str | None, typer.Option("--as-of", help="Newest day used; default: newest raw day.")] = None,
+    category: Category = None,
+    file: SettingsFile = None,
+    profile: Profile = None,
+) -> None:
+    """Fit and promote the models."""
+    with _errors_for_people():
+        from pipelines import flows
+        from pipelines.run import Runner
+
+        flows.train(Runner(_load(file, profile).settings), _day(as_of, "--as-of"), category or [])
+
+
+@app.command()
+def nightly(day: Day = None, category: Category = None, file: SettingsFile = None, profile: Profile = None) -> None:
+    """Make one day's tables, from the raw log to `recommendations` and `realised`."""
+    with _errors_for_people():
+        from pipelines import flows
+        from pipelines.run import Runner
+
+        flows.nightly(Runner(_load(file, profile).settings), _day(day, "--date"), category or [])
+
+
+@app.command()
+def evaluate(category: Category = None, file: SettingsFile = None, profile: Profile = None) -> None:
+    """Score ours and the references on the held-out purchases."""
+    with _errors_for_people():
+        from pipelines import flows
+        from pipelines.run import Runner
+        from pipelines.summary import print_metrics
+
+        loaded = _load(file, profile)
+        flows.evaluate(Runner(loaded.settings), category or [])
+        print_metrics(console, loaded.settings)
+
+
+@app.command()
+def show(user: str, day: Day = None, file: SettingsFile = None, profile: Profile = None) -> None:
+    """Show what a customer did and what is recommended to them."""
+    with _errors_for_people():
+        from pipelines.summary import print_customer
+
+        print_customer(console, load_settings(file, profile).settings, user, _day(day, "--date"))
+
+
+@app.command()
+def demo(folder: Annotated[Path, typer.Option(help="Where everything of the demo goes.")] = Path("demo")) -> None:
+    """Simulate a shop, train, run two nights, evaluate, and show the result."""
+    with _errors_for_people():
+        from pipelines.demo import run_demo
+
+        run_demo(console, folder)
+
+
+@app.command()
+def ui(
+    port: int = 3000,
+    mlflow_port: int = 5000,
+    file: SettingsFile = None,
+    profile: Profile = None,
+) -> None:
+    """Open Dagster's UI, its daemon, and MLflow's UI, on this machine only."""
+    with _errors_for_people():
+        from pipelines.ui import serve
+
+        serve(console, _load(file, profile).settings, port, mlflow_port)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,43 @@
+"""What a run prints in a terminal: a line when an asset starts and ends, and the assets' own messages."""
+
+import logging
+
+import dagster as dg
+from rich.console import Console
+
+QUIET = {"STEP_OUTPUT", "STEP_INPUT"}
+
+
+class RunHandler(logging.Handler):
+    """Prints Dagster's log records in a person's words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the records a person wants to see."""
+        meta = getattr(record, "dagster_meta", None) or {}
+        event = meta.get("dagster_event") if isinstance(meta, dict) else getattr(record, "dagster_event", None)
+        step = meta.get("step_key") if isinstance(meta, dict) else None
+        kind = event.event_type_value if event is not None else None
+        if kind == "STEP_START":
+            self.console.print(f"  [cyan]▸[/] {step}")
+        elif kind == "STEP_SUCCESS" and event is not None:
+            seconds = (event.step_success_data.duration_ms or 0) / 1000
+            self.console.print(f"  [green]✓[/] {step} [dim]{seconds:.1f} s[/]")
+        elif kind == "STEP_FAILURE":
+            self.console.print(f"  [red]✗[/] {step}")
+        elif event is None and record.levelno >= logging.INFO:
+            message = meta.get("orig_message") if isinstance(meta, dict) else None
+            self.console.print(f"    {message or record.getMessage()}", markup=False)
+
+
+@dg.logger(description="One line per asset, for terminals.")
+def console_logger(context: dg.InitLoggerContext) -> logging.Logger:
+    """Return the terminal logger."""
+    logger = logging.getLogger("hemline.run")
+    logger.handlers = [RunHandler()]
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG)
+    return logger

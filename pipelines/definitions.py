@@ -1,0 +1,5 @@
+"""The code location Dagster loads."""
+
+from pipelines.build import build_definitions
+
+defs = build_definitions()

@@ -1,0 +1,83 @@
+"""What the commands do: which jobs run, for which partitions, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from assets.common import uses_pooled_models
+from ml.errors import BadInputError
+from ml.log import raw_days
+from ml.settings import POOLED
+from ml.warehouse import Warehouse
+from pipelines.jobs import SELECTIONS
+from pipelines.run import Outcome, Runner, missing_ranges
+
+_TAKES_AS_OF = {
+    "training_sequences", "prompts", "adapter", "title_encoder", "title_index", "item_embeddings", "id_index",
+}  # fmt: skip
+_TAKES_CATEGORIES = ("generations", "recommendations", "realised")
+
+
+def ingest(runner: Runner, until: str) -> list[Outcome]:
+    """Clean every raw day up to `until` that is not published yet, range by range."""
+    settings = runner.settings
+    wanted = [day for day in raw_days(settings.raw_log) if settings.start_date <= day <= until]
+    if not wanted:
+        raise BadInputError(
+            f"{settings.raw_log}: no event_date=YYYY-MM-DD partition from {settings.start_date} to {until} "
+            "(settings `raw_log`, `start_date`)"
+        )
+    published = Warehouse(settings.warehouse).days("interactions")
+    return [runner.run("ingest", days=days) for days in missing_ranges(wanted, published)]
+
+
+def train(runner: Runner, as_of: str | None = None, categories: Sequence[str] = ()) -> list[Outcome]:
+    """Fit and promote the models of `categories` (default: all), then the pooled ones if any of them uses those."""
+    settings = runner.settings
+    as_of = as_of or newest_raw_day(runner)
+    chosen = known_categories(runner, categories)
+    outcomes = ingest(runner, as_of)
+    outcomes.append(runner.run("prepare"))
+    for category in chosen:
+        outcomes.append(runner.run("train", category, as_of_config("train", as_of)))
+    warehouse = Warehouse(settings.warehouse)
+    if any(uses_pooled_models(settings, warehouse, c) for c in chosen):
+        outcomes.append(runner.run("train", POOLED, as_of_config("train", as_of)))
+    return outcomes
+
+
+def nightly(runner: Runner, day: str | None = None, categories: Sequence[str] = ()) -> Outcome:
+    """Make one day's tables; days before it that were never ingested are ingested first."""
+    day = day or newest_raw_day(runner)
+    chosen = known_categories(runner, categories)
+    before = [d for d in raw_days(runner.settings.raw_log) if d < day]
+    if before and before[-1] >= runner.settings.start_date:
+        ingest(runner, before[-1])
+    return runner.run("nightly", day, {name: {"categories": list(chosen)} for name in _TAKES_CATEGORIES})
+
+
+def evaluate(runner: Runner, categories: Sequence[str] = ()) -> list[Outcome]:
+    """Score every system on the held-out purchases of `categories`."""
+    return [runner.run("evaluate", category) for category in known_categories(runner, categories)]
+
+
+def newest_raw_day(runner: Runner) -> str:
+    """Return the newest day of the raw log; raises BadInputError when it has none."""
+    days = raw_days(runner.settings.raw_log)
+    if not days:
+        raise BadInputError(f"{runner.settings.raw_log}: no event_date=YYYY-MM-DD partition (setting `raw_log`)")
+    return days[-1]
+
+
+def known_categories(runner: Runner, categories: Sequence[str]) -> list[str]:
+    """Return `categories`, or all; raises BadInputError for one that is not in the settings."""
+    for category in categories:
+        if category not in runner.settings.categories:
+            raise BadInputError(f"--category {category!r}: expected one of {runner.settings.categories}")
+    return list(categories) or list(runner.settings.categories)
+
+
+def as_of_config(job: str, as_of: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return the run configuration that sets `as_of` for every asset of the job that takes it."""
+    return {asset: {"as_of": as_of} for asset in SELECTIONS[job] if asset in _TAKES_AS_OF}

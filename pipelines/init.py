@@ -1,0 +1,34 @@
+"""`hemline init`: proposes the settings of a shop from its log and catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import yaml
+
+from ml.errors import BadInputError
+from ml.log import propose_settings
+
+
+def write_settings(raw_log: Path, catalog: Path, warehouse: Path, file: Path) -> str:
+    """Write a settings file for this log and catalogue; return what was found, for people.
+
+    Raises BadInputError if `file` exists already.
+    """
+    if file.exists():
+        raise BadInputError(f"{file} exists already: edit it, or write another with --file")
+    proposal = propose_settings(raw_log, catalog)
+    notes = [str(note) for note in proposal.pop("notes")]  # type: ignore[union-attr]
+    places = {"raw_log": raw_log, "catalog": catalog, "warehouse": warehouse}
+    values = {**{name: str(place.resolve()) for name, place in places.items()}, **without(proposal, places)}
+    header = "# Written by `hemline init`. `hemline settings` lists everything that can be set.\n"
+    lines = [header, *(f"# {note}\n" for note in notes), yaml.safe_dump(values, sort_keys=False, allow_unicode=True)]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(lines), "utf-8")
+    return "\n".join([f"wrote {file}", *notes, "next: hemline train, then hemline nightly"])
+
+
+def without(values: Mapping[str, object], names: Collection[str]) -> dict[str, object]:
+    """Return `values` without `names`."""
+    return {name: value for name, value in values.items() if name not in names}

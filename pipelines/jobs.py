@@ -1,0 +1,42 @@
+"""The jobs: what a night makes, what a week fits, what is ingested ahead, what is evaluated."""
+
+from typing import Any
+
+import dagster as dg
+
+LOG = ["interactions", "rejected_interactions"]
+NIGHT_INPUTS = ["catalog", "base_model", "item_codes", "query_daily", "query_vectors", "query_memory"]
+NIGHT_TABLES = ["user_histories", "generations", "recommendations", "realised"]
+SEQUENCES = ["training_sequences", "query_title_pairs"]
+FITS = [
+    "prompts",
+    "adapter",
+    "prompt_perplexity",
+    "title_encoder",
+    "title_index",
+    "item_embeddings",
+    "id_index",
+]
+EVALUATION = ["evaluation_metrics", "evaluation_ranks"]
+
+SELECTIONS = {
+    "ingest": [*LOG, "query_daily"],
+    "nightly": [*LOG, *NIGHT_INPUTS, *NIGHT_TABLES],
+    "prepare": ["catalog", "base_model", "item_codes", "query_vectors"],
+    "train": [*SEQUENCES, *FITS],
+}
+DESCRIPTIONS = {
+    "ingest": "Clean a range of days in one Spark session: what `train` needs before the first night.",
+    "nightly": "One day, from the raw log to the published tables.",
+    "prepare": "Whole tables that fits read: the catalogue, item codes, query vectors.",
+    "train": "Sequences, then fit and promote the models, of one category; or fit the pooled models.",
+    # "evaluate": "Score ours and the references on the held-out purchases of one model partition.",
+}
+
+
+def jobs() -> list[Any]:
+    """Return every job over its assets."""
+    return [
+        dg.define_asset_job(name, selection=dg.AssetSelection.assets(*keys), description=DESCRIPTIONS[name])
+        for name, keys in SELECTIONS.items()
+    ]

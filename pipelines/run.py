@@ -1,0 +1,126 @@
+"""Runs jobs on the persistent Dagster instance, so that what the command line does shows in the UI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ml.errors import HemlineError
+from ml.settings import Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+INSTANCE_FILE = Path(__file__).parents[1] / "dagster.yaml"
+
+
+class RunFailedError(HemlineError):
+    """A run of a job failed; the message says where and why."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A successful run: its id and how many seconds each asset took."""
+
+    run_id: str
+    seconds: Mapping[str, float]
+
+
+def dagster_home(settings: Settings) -> Path:
+    """Return the instance's folder under `home`, made ready, so that nobody needs to set DAGSTER_HOME."""
+    folder = settings.home / "dagster"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "dagster.yaml").exists() and INSTANCE_FILE.exists():
+        shutil.copy(INSTANCE_FILE, folder / "dagster.yaml")
+    os.environ.setdefault("DAGSTER_HOME", str(folder))
+    return folder
+
+
+class Runner:
+    """Runs jobs of one set of settings in this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        from pipelines.build import build_definitions
+
+        self.settings = settings
+        self.definitions = build_definitions(settings)
+
+    @contextmanager
+    def instance(self) -> Iterator[dg.DagsterInstance]:
+        """Open the persistent instance."""
+        import dagster as dg
+
+        folder = dagster_home(self.settings)
+        with dg.DagsterInstance.from_config(str(folder)) as instance:
+            yield instance
+
+    def run(
+        self,
+        job: str,
+        partition: str | None = None,
+        config: Mapping[str, Mapping[str, Any]] | None = None,
+        days: tuple[str, str] | None = None,
+    ) -> Outcome:
+        """Run a job for one partition or a range of days; `config` is run configuration by asset.
+
+        Raises RunFailedError with the first failed asset and its error.
+        """
+        tags = {"hemline/from": "command line"}
+        if days:
+            tags |= {"dagster/asset_partition_range_start": days[0], "dagster/asset_partition_range_end": days[1]}
+        run_config = {
+            "ops": {asset: {"config": dict(values)} for asset, values in (config or {}).items()},
+            "loggers": {"console": {}},
+        }
+        with self.instance() as instance:
+            result = self.definitions.resolve_job_def(job).execute_in_process(
+                run_config=run_config, instance=instance, partition_key=partition, tags=tags, raise_on_error=False
+            )
+            if not result.success:
+                raise RunFailedError(_failure(result, job))
+            seconds = {
+                event.step_key: (event.step_success_data.duration_ms or 0) / 1000
+                for event in result.all_events
+                if event.event_type_value == "STEP_SUCCESS" and event.step_key
+            }
+        return Outcome(result.run_id, seconds)
+
+
+def _failure(result: dg.ExecuteInProcessResult, job: str) -> str:
+    for event in result.all_events:
+        if event.event_type_value == "STEP_FAILURE":
+            error = event.step_failure_data.error
+            while error is not None and error.cause is not None:
+                error = error.cause
+            kind, _, message = (error.message if error else "unknown error").partition(": ")
+            text = (
+                message
+                if kind.endswith("Error") and "." not in kind.split("Error")[0] and message
+                else error and error.message
+            )
+            return f"{job}: {event.step_key}: {str(text).strip()}\n(run {result.run_id}; `hemline ui` shows its log)"
+    for event in result.all_events:
+        if event.event_type_value in ("RUN_FAILURE", "PIPELINE_FAILURE"):
+            return f"{job}: {event.message} (run {result.run_id})"
+    return f"{job} failed (run {result.run_id})"
+
+
+def missing_ranges(wanted: Sequence[str], present: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the unbroken ranges of `wanted` days that are not `present`, oldest first."""
+    missing = sorted(set(wanted) - set(present))
+    if not missing:
+        return []
+    breaks = [i for i, (a, b) in enumerate(pairwise(missing), start=1) if _next(a) != b]
+    edges = [0, *breaks, len(missing)]
+    return [(missing[a], missing[b - 1]) for a, b in pairwise(edges)]
+
+
+def _next(day: str) -> str:
+    return (date.fromisoformat(day) + timedelta(days=1)).isoformat()

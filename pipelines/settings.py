@@ -1,0 +1,167 @@
+"""Where settings come from: defaults < profile < YAML file < `HEMLINE_*` environment, and which of them won.
+
+The model itself is `ml.settings.Settings`. Relative paths in a file are relative to that file, others to the current
+directory. Environment names join sections with two underscores: `HEMLINE_GENERATION__MAX_USERS=500`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ml.errors import BadInputError
+from ml.settings import Settings
+
+PREFIX = "HEMLINE_"
+FILE_VARIABLE = "HEMLINE_SETTINGS"
+PROFILE_VARIABLE = "HEMLINE_PROFILE"
+DEFAULT_FILE = Path("hemline.yaml")
+PROFILES = Path(__file__).parent / "profiles"
+_NOT_SETTINGS = {FILE_VARIABLE, PROFILE_VARIABLE}
+_PATHS = ("raw_log", "catalog", "warehouse", "home")
+
+
+@dataclass(frozen=True)
+class LoadedSettings:
+    """Effective settings, where each value that is not a default came from (by dotted name), and the file."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+    file: Path | None
+
+
+def load_settings(
+    file: Path | None = None, profile: str | None = None, environment: Mapping[str, str] | None = None
+) -> LoadedSettings:
+    """Return the effective settings.
+
+    `file` and `profile` default to `HEMLINE_SETTINGS` and `HEMLINE_PROFILE`, then to `hemline.yaml` in the current
+    directory if there is one. Raises BadInputError that names the setting, its value, its source and what was
+    expected.
+    """
+    environment = os.environ if environment is None else environment
+    if file is None and environment.get(FILE_VARIABLE):
+        file = Path(environment[FILE_VARIABLE])
+    if file is None and DEFAULT_FILE.exists():
+        file = DEFAULT_FILE
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    in_file = _read_yaml(file) if file else {}
+    profile = profile or environment.get(PROFILE_VARIABLE) or in_file.pop("profile", None)
+    in_file.pop("profile", None)
+    if profile:
+        _merge(values, _read_yaml(profile_file(profile)), sources, f"profile {profile}")
+    if file:
+        _merge(values, _anchor(in_file, file.resolve().parent), sources, str(file))
+    for name, raw in environment.items():
+        if name.startswith(PREFIX) and name not in _NOT_SETTINGS:
+            path = name.removeprefix(PREFIX).lower().split("__")
+            _merge(values, _nested(path, _parse(raw)), sources, f"environment {name}")
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise BadInputError(_explain(error, sources)) from None
+    absolute = {name: getattr(settings, name).expanduser().resolve() for name in _PATHS}
+    return LoadedSettings(settings.model_copy(update=absolute), sources, file.resolve() if file else None)
+
+
+def profile_file(profile: str) -> Path:
+    """Return the YAML file of a named profile; raises BadInputError with the known names."""
+    path = PROFILES / f"{profile}.yaml"
+    if Path(profile).name != profile or not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+        raise BadInputError(f"profile {profile!r}: expected one of {known}")
+    return path
+
+
+def flatten(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every effective setting as (dotted name, value)."""
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise BadInputError(f"settings file {path}: not found; `hemline init` writes one") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise BadInputError(f"settings file {path}: not readable as YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise BadInputError(f"settings file {path}: expected `name: value` lines, found {type(content).__name__}")
+    return content
+
+
+def _anchor(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make the relative paths of a settings file relative to that file."""
+    return {
+        name: str(folder / value) if name in _PATHS and isinstance(value, str) and "://" not in value else value
+        for name, value in values.items()
+    }
+
+
+def _merge(into: dict[str, Any], new: Mapping[str, Any], sources: dict[str, str], source: str, path: str = "") -> None:
+    for name, value in new.items():
+        name = str(name)
+        dotted = f"{path}{name}"
+        if isinstance(value, Mapping) and value and dotted != "spark.conf":
+            if not isinstance(into.get(name), dict):
+                into[name] = {}
+            _merge(into[name], value, sources, source, f"{dotted}.")
+        else:
+            into[name] = value
+            sources[dotted] = source
+
+
+def _nested(path: list[str], value: object) -> dict[str, Any]:
+    for name in reversed(path):
+        value = {name: value}
+    return value  # type: ignore[return-value]
+
+
+def _parse(raw: str) -> object:
+    """Read an environment value as YAML, so that lists and numbers work; text that is not YAML stays text."""
+    try:
+        return yaml.safe_load(raw)
+    except yaml.YAMLError:
+        return raw
+
+
+def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
+    lines = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        setting = next((s for s in sources if name == s or name.startswith(f"{s}.") or s.startswith(f"{name}.")), name)
+        where = f" (from {sources[setting]})" if setting in sources else ""
+        if problem["type"] == "extra_forbidden":
+            known = _known_names(problem["loc"][:-1])
+            close = get_close_matches(str(problem["loc"][-1]), known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
+            lines.append(f"unknown setting {name}={problem['input']!r}{where}: {hint}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"setting {name or 'settings'}={problem['input']!r}{where}: {message}" if name else message)
+    return "\n".join(lines)
+
+
+def _known_names(path: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return sorted(model.model_fields)

@@ -1,0 +1,102 @@
+"""What a person sees in the terminal: a customer's list beside what they did, and the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ml.errors import BadInputError
+from ml.settings import Settings
+from ml.warehouse import Warehouse
+
+SHOWN_STEPS = 8
+
+
+def print_customer(console: Console, settings: Settings, user: str, day: str | None = None) -> None:
+    """Print a customer's newest steps and their lists of `day` (default: the newest published)."""
+    warehouse = Warehouse(settings.warehouse)
+    days = warehouse.days("recommendations")
+    if not days:
+        raise BadInputError("no recommendations are published yet: run `hemline nightly`")
+    day = day or days[-1]
+    if day not in days:
+        raise BadInputError(f"--date {day}: nothing is published for it; there are {days[0]} … {days[-1]}")
+    titles = _titles(warehouse)
+    histories = warehouse.read("user_histories", date=day)
+    own = histories.filter(pc.equal(histories["user_id"], user)).to_pylist()
+    if not own:
+        raise BadInputError(
+            f"customer {user!r}: not active in the {settings.recommendations.active_days} days to {day}"
+        )
+    for category in warehouse.level_values("recommendations", "category", date=day):
+        rows = warehouse.read("recommendations", date=day, category=category)
+        listed = sorted(rows.filter(pc.equal(rows["user_id"], user)).to_pylist(), key=lambda r: r["rank"])
+        steps = next((h["steps"] for h in own if h["category"] == category), [])
+        console.print(_customer_table(f"{user} · {category} · {day}", steps, listed, titles))
+
+
+def _customer_table(title: str, steps: Sequence[dict[str, Any]], listed: Sequence[dict[str, Any]],
+                    titles: dict[str, str]) -> Table:  # fmt: skip
+    table = Table("did", f"recommended ({listed[0]['source'] if listed else 'nothing'})", title=escape(title))
+    done = [
+        f"{s['action']:8} {escape(s['query'] if s['action'] == 'search' else titles.get(s['item_id'], s['item_id']))}"
+        for s in steps[-SHOWN_STEPS:]
+    ]
+    offered = [f"{r['rank']:2} {escape(titles.get(r['item_id'], r['item_id']))} ({r['part']})" for r in listed]
+    for i in range(max(len(done), len(offered))):
+        table.add_row(done[i] if i < len(done) else "", offered[i] if i < len(offered) else "")
+    return table
+
+
+def print_metrics(console: Console, settings: Settings) -> None:
+    """Print every published evaluation metric, one table per category, split and view of the log."""
+    warehouse = Warehouse(settings.warehouse)
+    for category in warehouse.level_values("evaluation_metrics", "category"):
+        rows = warehouse.read("evaluation_metrics", category=category).to_pylist()
+        for view in sorted({(r["split"], r["actions"], r["candidates"]) for r in rows}):
+            chosen = [r for r in rows if (r["split"], r["actions"], r["candidates"]) == view]
+            console.print(_metric_table(f"{category} · {' · '.join(view)}", chosen))
+
+
+def _metric_table(title: str, rows: list[dict[str, Any]]) -> Table:
+    metrics = [m for m in ("recall", "ndcg", "mrr") if any(r["metric"] == m for r in rows)]
+    k = rows[0]["k"]
+    names = {"recall": f"Recall@{k}", "ndcg": f"NDCG@{k}", "mrr": "MRR"}
+    table = Table("system", "examples", *(names[m] for m in metrics), title=escape(title))
+    cells = {(r["system"], r["metric"]): r for r in rows}
+    for system in dict.fromkeys(r["system"] for r in rows):
+        shown = [cells.get((system, m)) for m in metrics]
+        table.add_row(
+            system,
+            str(next(r["examples"] for r in shown if r)),
+            *(f"{r['value']:.4f} [{r['low']:.4f}, {r['high']:.4f}]" if r else "" for r in shown),
+        )
+    return table
+
+
+def print_realised(console: Console, settings: Settings) -> None:
+    """Print how each published table did against the next day's purchases."""
+    warehouse = Warehouse(settings.warehouse)
+    rows = [
+        (day, r) for day in warehouse.days("realised") for r in warehouse.read("realised", date=day).to_pylist()
+        if r["value"] is not None
+    ]  # fmt: skip
+    if not rows:
+        return
+    table = Table(
+        "day", "category", "source", "metric", "value", "customers", title="Yesterday's table, today's purchases"
+    )
+    for day, r in rows:
+        value = f"{r['value']:.4f} [{r['low']:.4f}, {r['high']:.4f}]"
+        table.add_row(day, r["category"], r["source"], r["metric"], value, str(r["customers"]))
+    console.print(table)
+
+
+def _titles(warehouse: Warehouse) -> dict[str, str]:
+    items = warehouse.read("catalog", ["item_id", "title"])
+    return dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))

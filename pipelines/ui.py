@@ -1,0 +1,52 @@
+"""Serves Dagster's UI with its daemon, and MLflow's, on loopback, on the instance the command line writes to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from ml.errors import HemlineError
+from ml.settings import Settings
+from pipelines.resources import tracking_uri
+from pipelines.run import dagster_home
+
+HOST = "127.0.0.1"
+
+
+def serve(console: Console, settings: Settings, port: int, mlflow_port: int) -> None:
+    """Run the three servers until interrupted; if one ends, the others are ended too."""
+    home = dagster_home(settings)
+    programs = Path(sys.executable).parent
+    environment = {**os.environ, "DAGSTER_HOME": str(home), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    location = ["-m", "pipelines.definitions"]
+    commands = {
+        "Dagster": [str(programs / "dagster-webserver"), "-h", HOST, "-p", str(port), *location],
+        "Dagster's daemon": [str(programs / "dagster-daemon"), "run", *location],
+        "MLflow": [
+            str(programs / "mlflow"), "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1",
+            "--backend-store-uri", tracking_uri(settings),
+        ],
+    }  # fmt: skip
+    if settings.tracking_uri:  # a server of its own shows those runs already
+        del commands["MLflow"]
+    servers = {name: subprocess.Popen(command, env=environment) for name, command in commands.items()}
+    console.print(f"Dagster  http://{HOST}:{port}\nMLflow   {settings.tracking_uri or f'http://{HOST}:{mlflow_port}'}")
+    console.print("Ctrl+C ends them.")
+    try:
+        while all(server.poll() is None for server in servers.values()):
+            time.sleep(0.5)
+        ended = next(name for name, server in servers.items() if server.poll() is not None)
+        raise HemlineError(f"{ended} ended by itself; is its port free? (options --port, --mlflow-port)")
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for server in servers.values():
+            server.send_signal(signal.SIGINT)
+        for server in servers.values():
+            server.wait(timeout=30)

@@ -1,0 +1,335 @@
+"""Killed writers, full disks and lost permission, with plain readers looking on."""
+
+import ctypes
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ml.tables import TABLES
+from ml.warehouse import PublishError, Warehouse, files
+
+DAY = "2026-11-20"
+CATEGORIES = ["Accessories", "Clothing", "Footwear"]
+ROWS = 400
+POINTS = ["staged", "checked", "before exchange", "after exchange"]
+PROJECT = Path(files.__file__).parents[2]
+
+
+def version(number, rows=ROWS):
+    """A recommendations partition whose every row says its version; the bytes of two versions differ."""
+    data = {c.name: [None] * rows if not c.required else ["x"] * rows for c in TABLES["recommendations"].columns}
+    data |= {
+        "user_id": [f"u{n}" for n in range(rows)],
+        "rank": [1] * rows,
+        "score": [random.Random(n + number).random() for n in range(rows)],
+        "model_version": [str(number)] * rows,
+        "model_from_future": [False] * rows,
+    }
+    return pa.table(data, schema=TABLES["recommendations"].schema)
+
+
+WRITER = """
+import os, signal, sys
+sys.path.insert(0, {here!r})
+from test_warehouse_faults import DAY, version
+from ml.warehouse import Warehouse
+
+root, category, first, last, deadly = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+
+def at(point):
+    if point == deadly:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+for number in range(first, last):
+    Warehouse(root, on_point=at).publish("recommendations", version(number), date=DAY, category=category)
+    if number == first:
+        print("ready", flush=True)
+"""
+
+READER = """
+import json, sys, time
+from pathlib import Path
+
+how, root, stop = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+
+def duckdb_counts():
+    import duckdb
+    rows = duckdb.sql(
+        f"SELECT category, count(*), count(DISTINCT model_version) FROM read_parquet("
+        f"'{root}/recommendations/*/*/*.parquet', hive_partitioning=true) GROUP BY category").fetchall()
+    return sorted([str(c), n, v] for c, n, v in rows)
+
+def pandas_counts():
+    import pandas as pd
+    frame = pd.read_parquet(root / "recommendations")
+    grouped = frame.groupby("category", observed=True)["model_version"]
+    return sorted([str(c), n, v] for (c, n), v in zip(grouped.size().items(), grouped.nunique()))
+
+counts = {"duckdb": duckdb_counts, "pandas": pandas_counts}[how]
+seen, end = {"whole": 0, "loud": 0, "wrong": []}, time.monotonic() + 120
+while not stop.exists() and time.monotonic() < end:
+    try:
+        found = counts()
+    except Exception as error:
+        seen["loud"] += 1
+        continue
+    if found == json.loads(sys.argv[4]):
+        seen["whole"] += 1
+        if seen["whole"] == 1:
+            print("ready", flush=True)
+    else:
+        seen["wrong"].append(found)
+print(json.dumps(seen))
+"""
+
+
+def start(script, *arguments):
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    code = textwrap.dedent(script).replace("{here!r}", repr(str(Path(__file__).parent)))
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until_ready(processes):
+    """Imports take seconds on a busy machine: wait for each child's first success."""
+    for process in processes:
+        assert process.stdout.readline() == "ready\n", process.communicate()[1]
+
+
+@contextmanager
+def readers(root, tmp_path, kinds=("duckdb", "pandas")):
+    """Loop readers over the table while the block runs, then demand that every answer was whole or loud."""
+    expected = json.dumps([[c, ROWS, 1] for c in CATEGORIES])
+    stop = tmp_path / "stop"
+    running = [start(READER, kind, root, stop, expected) for kind in kinds]
+    try:
+        wait_until_ready(running)
+        yield
+    finally:
+        stop.touch()
+        answers = [process.communicate(timeout=60) for process in running]
+    for kind, (out, err) in zip(kinds, answers, strict=True):
+        seen = json.loads(out or "null")
+        assert seen, err
+        assert seen["wrong"] == [], f"{kind} saw {seen['wrong'][:3]}"
+        assert seen["whole"] > 0, f"{kind} never read the table"
+
+
+@pytest.fixture
+def root(tmp_path):
+    warehouse = Warehouse(tmp_path / "warehouse")
+    for category in CATEGORIES:
+        warehouse.publish("recommendations", version(0), date=DAY, category=category)
+    return warehouse.root
+
+
+def published(root, category):
+    table = Warehouse(root).read("recommendations", date=DAY, category=category)
+    assert table.num_rows == ROWS
+    (found,) = set(table["model_version"].to_pylist())
+    return int(found)
+
+
+def test_a_writer_killed_at_any_point_leaves_old_or_new_and_a_rerun_ends_the_same(root, tmp_path):
+    with readers(root, tmp_path):
+        for number, point in enumerate(POINTS, start=1):
+            killed = start(WRITER, root, "Clothing", number, number + 1, point)
+            _, err = killed.communicate(timeout=60)
+            assert killed.returncode == -signal.SIGKILL, err
+            assert published(root, "Clothing") == (number if point == "after exchange" else number - 1)
+            if point in ("staged", "checked"):
+                assert list((root / "_staging" / "recommendations").iterdir()), "the kill left something"
+            again = Warehouse(root).publish("recommendations", version(number), date=DAY, category="Clothing")
+            assert again.changed is (point != "after exchange")
+            assert published(root, "Clothing") == number
+            assert list((root / "_staging" / "recommendations").iterdir()) == []
+            assert list((root / "_locks" / "_staging" / "recommendations").iterdir()) == []
+    Warehouse(root, grace_seconds=0).publish("recommendations", version(9), date=DAY, category="Clothing")
+    assert list((root / "_staging" / "_outgoing").iterdir()) == []
+    leaf = Warehouse(root).folder("recommendations", date=DAY, category="Clothing")
+    assert [p.suffix for p in leaf.iterdir()] == [".parquet"]
+
+
+def test_readers_never_see_mixed_or_missing_rows_while_writers_run_and_die(root, tmp_path):
+    """Two writers on one partition, one on another, publishing as fast as they can, killed at any time."""
+    clock = random.Random(4)
+    with readers(root, tmp_path):
+        for _ in range(2):
+            writers = [
+                start(WRITER, root, category, 1, 10_000, "never") for category in ("Clothing", "Clothing", "Footwear")
+            ]
+            wait_until_ready(writers)
+            time.sleep(clock.random())
+            for writer in writers:
+                writer.kill()
+                _, err = writer.communicate()
+                assert "Error" not in err, err
+            for category in CATEGORIES:
+                assert published(root, category) >= 0
+    assert published(root, "Clothing") > 0, "the writers did publish"
+
+
+def test_a_reader_that_opened_the_old_folder_never_finds_it_empty(root):
+    """It gets the old names, whose paths are gone, and fails loudly; an empty listing would be missing rows."""
+    warehouse = Warehouse(root)
+    leaf = warehouse.folder("recommendations", date=DAY, category="Clothing")
+    before = sorted(p.name for p in leaf.iterdir())
+    with os.scandir(leaf) as listing:  # the folder is opened here and read below
+        warehouse.publish("recommendations", version(1), date=DAY, category="Clothing")
+        warehouse.publish("recommendations", version(1), date=DAY, category="Footwear")
+        assert sorted(entry.name for entry in listing) == before
+    assert not (leaf / before[0]).exists()
+
+
+def noise(rows):
+    """Rows that do not compress."""
+    source = random.Random(0)
+    return version(1, rows).set_column(2, "item_id", pa.array([f"{source.getrandbits(512):x}" for _ in range(rows)]))
+
+
+@contextmanager
+def small_disk(megabytes):
+    """A tmpfs of that size; skips where it cannot be mounted."""
+    with tempfile.TemporaryDirectory() as folder:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder], capture_output=True, check=False
+        )
+        if mounted.returncode:
+            pytest.skip("may not mount a small disk")
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_is_named_and_leaves_what_was_there():
+    with small_disk(2) as disk:
+        warehouse = Warehouse(disk, grace_seconds=0)
+        warehouse.publish("recommendations", version(0), date=DAY, category="Clothing")
+        big = noise(100_000)
+        for data in (big, iter(big.to_batches(1000))):
+            with pytest.raises(PublishError, match=r"recommendations.*Clothing.*disk is full.*run again"):
+                warehouse.publish("recommendations", data, date=DAY, category="Clothing")
+            assert published(disk, "Clothing") == 0
+            assert list((disk / "_staging" / "recommendations").iterdir()) == [], "its own leftovers free the disk"
+        assert warehouse.publish("recommendations", version(2), date=DAY, category="Clothing").changed
+
+
+def test_a_disk_filled_by_spark_is_named_too(spark):
+    from pyspark.sql import functions as F
+
+    with small_disk(2) as disk:
+        warehouse = Warehouse(disk, grace_seconds=0)
+        warehouse.publish("recommendations", version(0), date=DAY, category="Clothing")
+        rows = spark.range(200_000).select(
+            F.col("id").cast("string").alias("user_id"),
+            F.lit(1).alias("rank"),
+            F.sha2(F.col("id").cast("string"), 512).alias("item_id"),
+            F.rand(0).alias("score"),
+            *(F.lit("x").alias(name) for name in ("source", "part", "listed_on")),
+            *(F.lit(None).alias(c.name) for c in TABLES["recommendations"].columns if not c.required),
+            F.lit(False).alias("model_from_future"),
+        )
+        with pytest.raises(PublishError, match=r"recommendations.*disk is full"):
+            warehouse.publish_frame("recommendations", rows, date=DAY, category="Clothing")
+        assert published(disk, "Clothing") == 0
+        assert list((disk / "_staging" / "recommendations").iterdir()) == []
+
+
+LIMITED = """
+import resource, sys
+sys.path.insert(0, {here!r})
+from test_warehouse_faults import DAY, noise
+from ml.warehouse import PublishError, Warehouse
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+try:
+    Warehouse(sys.argv[1]).publish("recommendations", noise(20_000), date=DAY, category="Clothing")
+except PublishError as error:
+    print(error)
+"""
+
+
+def test_a_file_that_may_not_grow_is_a_full_disk(root):
+    child = start(LIMITED, root)
+    out, err = child.communicate(timeout=60)
+    assert "disk is full" in out and "category=Clothing" in out, err
+    assert published(root, "Clothing") == 0
+    assert list((root / "_staging" / "recommendations").iterdir()) == []
+
+
+@contextmanager
+def read_only(folder, outer):
+    """Take away the right to write into `folder`; root becomes someone else, who owns all of `outer` but that."""
+    folder.chmod(0o555)
+    if os.geteuid():
+        yield
+    else:
+        for path in {outer, *outer.rglob("*")} - {folder}:
+            os.chown(path, 65534, 65534)
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+    folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("lost", ["_staging/recommendations", f"recommendations/date={DAY}"])
+def test_lost_permission_is_named_and_leaves_what_was_there(lost):
+    with tempfile.TemporaryDirectory() as outer:
+        warehouse = Warehouse(Path(outer, "warehouse"), grace_seconds=0)
+        warehouse.publish("recommendations", version(0), date=DAY, category="Clothing")
+        message = r"recommendations.*Clothing.*may not write below"
+        with read_only(warehouse.root / lost, Path(outer)), pytest.raises(PublishError, match=message):
+            warehouse.publish("recommendations", version(1), date=DAY, category="Clothing")
+        assert published(warehouse.root, "Clothing") == 0
+        assert not list(warehouse.root.glob("_staging/*/*"))
+        assert warehouse.publish("recommendations", version(1), date=DAY, category="Clothing").changed
+
+
+def test_a_file_system_without_exchange_is_refused_in_words(root, monkeypatch):
+    class Libc:
+        @staticmethod
+        def renameat2(*_):
+            ctypes.set_errno(errno.EINVAL)
+            return -1
+
+    monkeypatch.setattr(files, "_libc", lambda: Libc)
+    with pytest.raises(PublishError, match="cannot exchange two folders atomically"):
+        Warehouse(root).publish("recommendations", version(1), date=DAY, category="Clothing")
+    assert published(root, "Clothing") == 0
+    assert Warehouse(root).publish("recommendations", version(1), date="2026-11-21", category="Clothing").changed
+
+
+def test_a_publication_is_on_the_disk_before_it_is_seen(root, monkeypatch):
+    """Every file and folder is synced before the exchange, and the folder it appears in afterwards."""
+    events = []
+    sync = files.fsync_path
+    for module in ("ml.warehouse.files", "ml.warehouse.warehouse"):
+        monkeypatch.setattr(f"{module}.fsync_path", lambda path: (events.append(Path(path)), sync(path))[1])
+    warehouse = Warehouse(root, on_point=lambda point: events.append(point))
+    done = warehouse.publish("recommendations", version(1), date=DAY, category="Clothing")
+    seen = events.index("after exchange")
+    (file,) = [p.name for p in done.folder.iterdir()]
+    assert file in [e.name for e in events[:seen] if isinstance(e, Path)]
+    assert done.folder.parent in events[seen:]
+    assert pq.read_table(done.folder).num_rows == ROWS
