@@ -9,9 +9,9 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)  # backfill policies 
 
 def all_assets() -> list[dg.AssetsDefinition]:
     """Return every asset, without partitions: `pipelines.partitions` gives them those."""
-    from assets import language_model, log, memory, prompts, recommendations, retrieval, sequences
+    from assets import evaluation, language_model, log, memory, prompts, recommendations, retrieval, sequences
 
-    modules = [log, sequences, memory, prompts, language_model, retrieval, recommendations]
+    modules = [log, sequences, memory, prompts, language_model, retrieval, recommendations, evaluation]
     return [asset for asset in dg.load_assets_from_modules(modules) if isinstance(asset, dg.AssetsDefinition)]
 
 

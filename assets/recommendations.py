@@ -137,14 +137,14 @@ def realised(
     yesterday = (date.fromisoformat(day) - timedelta(days=1)).isoformat()
     with timed() as timer:
         events = warehouse.read("interactions", ["user_id", "item_id", "action", "category"], date=day)
-        bought = events.filter(pc.equal(events["action"], "purchase"))
+        bought = events.filter(pc.field("action") == "purchase")
         parts = [TABLES["realised"].schema.empty_table()]
         for category in chosen_categories(config, settings):
             if not warehouse.exists("recommendations", date=yesterday, category=category):
                 context.log.info(f"{category}: no table was published for {yesterday}, so nothing can be scored")
                 continue
             table = warehouse.read("recommendations", date=yesterday, category=category)
-            purchases = bought.filter(pc.equal(bought["category"], category)).select(["user_id", "item_id"])
+            purchases = bought.filter(pc.field("category") == category).select(["user_id", "item_id"])
             parts.append(realised_rows(table, purchases, settings.evaluation, settings.recommendations.k))
         rows = pa.concat_tables(parts)
         published = warehouse.publish("realised", rows, date=day)

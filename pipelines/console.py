@@ -33,11 +33,12 @@ class RunHandler(logging.Handler):
             self.console.print(f"    {message or record.getMessage()}", markup=False)
 
 
-@dg.logger(description="One line per asset, for terminals.")
-def console_logger(context: dg.InitLoggerContext) -> logging.Logger:
-    """Return the terminal logger."""
+def _terminal_logger(context: dg.InitLoggerContext) -> logging.Logger:
     logger = logging.getLogger("hemline.run")
     logger.handlers = [RunHandler()]
     logger.propagate = False
     logger.setLevel(logging.DEBUG)
     return logger
+
+
+console_logger = dg.LoggerDefinition(_terminal_logger, description="One line per asset, for terminals.")

@@ -24,6 +24,7 @@ SELECTIONS = {
     "nightly": [*LOG, *NIGHT_INPUTS, *NIGHT_TABLES],
     "prepare": ["catalog", "base_model", "item_codes", "query_vectors"],
     "train": [*SEQUENCES, *FITS],
+    "evaluate": EVALUATION,
 }
 DESCRIPTIONS = {
     "ingest": "Clean a range of days in one Spark session: what `train` needs before the first night.",

@@ -28,14 +28,14 @@ def print_customer(console: Console, settings: Settings, user: str, day: str | N
         raise BadInputError(f"--date {day}: nothing is published for it; there are {days[0]} … {days[-1]}")
     titles = _titles(warehouse)
     histories = warehouse.read("user_histories", date=day)
-    own = histories.filter(pc.equal(histories["user_id"], user)).to_pylist()
+    own = histories.filter(pc.field("user_id") == user).to_pylist()
     if not own:
         raise BadInputError(
             f"customer {user!r}: not active in the {settings.recommendations.active_days} days to {day}"
         )
     for category in warehouse.level_values("recommendations", "category", date=day):
         rows = warehouse.read("recommendations", date=day, category=category)
-        listed = sorted(rows.filter(pc.equal(rows["user_id"], user)).to_pylist(), key=lambda r: r["rank"])
+        listed = sorted(rows.filter(pc.field("user_id") == user).to_pylist(), key=lambda r: r["rank"])
         steps = next((h["steps"] for h in own if h["category"] == category), [])
         console.print(_customer_table(f"{user} · {category} · {day}", steps, listed, titles))
 
@@ -43,14 +43,15 @@ def print_customer(console: Console, settings: Settings, user: str, day: str | N
 def _customer_table(title: str, steps: Sequence[dict[str, Any]], listed: Sequence[dict[str, Any]],
                     titles: dict[str, str]) -> Table:  # fmt: skip
     table = Table("did", f"recommended ({listed[0]['source'] if listed else 'nothing'})", title=escape(title))
-    done = [
-        f"{s['action']:8} {escape(s['query'] if s['action'] == 'search' else titles.get(s['item_id'], s['item_id']))}"
-        for s in steps[-SHOWN_STEPS:]
-    ]
-    offered = [f"{r['rank']:2} {escape(titles.get(r['item_id'], r['item_id']))} ({r['part']})" for r in listed]
+    done = [f"{s['action']:8} {escape(_what(s, titles))}" for s in steps[-SHOWN_STEPS:]]
+    offered = [f"{r['rank']:2} {escape(titles.get(r['item_id'], str(r['item_id'])))} ({r['part']})" for r in listed]
     for i in range(max(len(done), len(offered))):
         table.add_row(done[i] if i < len(done) else "", offered[i] if i < len(offered) else "")
     return table
+
+
+def _what(step: dict[str, Any], titles: dict[str, str]) -> str:
+    return str(step["query"] if step["action"] == "search" else titles.get(step["item_id"], step["item_id"]))
 
 
 def print_metrics(console: Console, settings: Settings) -> None:

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from ml.errors import BadInputError, HemlineError
 from ml.sequences import ItemSequences
 
-_CELLS = 32_000_000
-"""Scores held at once (float32: 128 MB)."""
+_CELLS = 8_000_000
+"""Scores held at once (float64: 64 MB)."""
 _DAY_US = 86_400_000_000
 
 
@@ -102,7 +102,7 @@ def rank_targets(
     once per day of targets and must say what was available before that day. An item the system does not know scores
     lowest, all of them alike. Ties count against the system: the rank is the number of candidates that score at
     least what the target scores. A target that is no candidate never ranks.
-    Scores are held for a block of examples at a time, about 128 MB.
+    Scores are held for a block of examples at a time, about 64 MB.
     Raises HemlineError where a system gives NaN.
     """
     index = {item: i for i, item in enumerate(system.items)}

@@ -90,7 +90,7 @@ class BatchWriter:
             logits = self._read(rows, state)
 
     def _read_prompts(self, rows: list[Row], state: _Reading) -> torch.Tensor:
-        """Feed the prompts a few rows at a time: reading gains nothing from many rows, and short ones need no padding."""
+        """Feed the prompts a few rows at a time: many gain nothing here, and few of like length need little padding."""
         budget = CPU_PROMPT_TOKENS if self._model.device.type == "cpu" else PROMPT_TOKENS
         parts, logits, first = [], [], 0
         while first < len(rows):

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 MAX_TEXT_CHARS = 500
 """Titles and attributes are cut to this length."""
-MAX_ID_CHARS = 256
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
 _COLUMNS = ("item_id", "title", "category", "attributes", "available")
 
@@ -136,7 +135,7 @@ def _listing(spark: SparkSession, path: Path, columns: CatalogColumns, categorie
     if rows is None:
         raise BadInputError(f"catalog {path}: holds no Parquet, CSV or JSON lines file. Put the catalogue there.")
     id_ = F.col("item_id")
-    usable = (F.trim(id_) != "") & (F.length(id_) <= MAX_ID_CHARS) & ~id_.rlike(r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]")
+    usable = (F.trim(id_) != "") & (F.length(id_) <= coerce.MAX_ID_CHARS) & ~id_.rlike(coerce.HIDDEN)
     untitled = F.col("title") == ""
     listed = F.col("category").isin(list(categories))
     return (
@@ -169,9 +168,10 @@ def _check_mapping(file: InputFile, columns: CatalogColumns) -> None:
                 f"catalog_columns.{setting} is {name!r}, and {file.path} has no such column; found "
                 f"{sorted(file.types)}. Set it to the column that holds this."
             )
-        if file.types[name].startswith("other"):
+        kind = file.types[name]
+        if kind.startswith("other") or (kind == "null" and setting == "item_id" and file.head.num_rows):
             raise BadInputError(
-                f"{file.path}: column {name!r} (catalog_columns.{setting}) holds {file.types[name][7:]}; "
+                f"{file.path}: column {name!r} (catalog_columns.{setting}) holds {kind.removeprefix('other: ')}; "
                 "expected text or numbers."
             )
 
@@ -189,7 +189,9 @@ def _to_listing(frame: DataFrame, types: dict[str, str], columns: CatalogColumns
     def text(name: str) -> Column:
         return map_text(clean, _as_text(name, types[name])) if name in types else F.lit("")
 
-    pairs = [part for name in attributes for part in (F.lit(clean(name)), text(name))]
+    # Two names may be one once they are cleaned, and a map has a key once.
+    keys = {clean(name): name for name in reversed(attributes) if clean(name)}
+    pairs = [part for key, name in reversed(keys.items()) for part in (F.lit(key), text(name))]
     every = F.create_map(*pairs) if pairs else F.create_map()
     available = F.lower(F.trim(F.col(quoted(columns.available)).cast("string"))) if columns.available in types else None
     return frame.select(

@@ -8,6 +8,7 @@ from operator import or_
 from typing import TYPE_CHECKING
 
 from ml.errors import BadInputError
+from ml.log.coerce import HIDDEN, MAX_ID_CHARS
 from ml.log.raw import COLUMNS, LINE, UNREAD
 from ml.log.searches import SESSION_GAP_MINUTES, with_search_categories
 from ml.log.text_column import map_text
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 ACTIONS = ("search", "click", "purchase")
-MAX_ID_CHARS = 256
 MAX_QUERY_CHARS = 1000
 """Of a longer search text only this much is normalised; `query_original` keeps it whole."""
 
@@ -47,7 +47,6 @@ REASONS = (
 """Every reason, in the order in which they are tried: a row has the first that applies."""
 
 _IDS = ("event_id", "user_id", "session_id", "item_id")
-_HIDDEN = r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]"
 
 
 def clean(
@@ -172,7 +171,7 @@ def _broken_rule() -> Column:
         MISSING_ACTION: blank("action"),
         UNKNOWN_ACTION: ~action.isin(*ACTIONS),
         ID_TOO_LONG: any_id(lambda column: F.length(column) > MAX_ID_CHARS),
-        ID_CONTROL: any_id(lambda column: column.rlike(_HIDDEN)),
+        ID_CONTROL: any_id(lambda column: column.rlike(HIDDEN)),
         OUTSIDE_WINDOW: F.col("_day").isNull(),
         SEARCH_WITHOUT_QUERY: ~item_step & (F.col("_query") == ""),
         NO_ITEM: item_step & blank("item_id"),

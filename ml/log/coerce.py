@@ -13,11 +13,15 @@ from ml.log.files import TEXT
 if TYPE_CHECKING:
     from pyspark.sql import Column
 
+MAX_ID_CHARS = 256
+HIDDEN = r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]"
+"""Control, format and line characters, which no id has."""
 TIME_PATTERN = r"^\s*\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?\s*(Z|[+-]\d{2}(:?\d{2})?)?)?\s*$"
 """ISO 8601 dates and times; without an offset they are UTC. Also valid as a Python pattern."""
 INTEGRAL_PATTERN = r"^\s*[+-]?\d{1,18}(\.0*)?\s*$"
 _INTEGERS = {"tinyint", "smallint", "int", "bigint"}
-_FLOATS = {"float", "double"}
+FLOATS = {"float", "double"}
+"""Stored types whose values may have a fraction, where only whole numbers can be meant."""
 _UNITS = {"timestamp[milliseconds]", "timestamp[microseconds]", "timestamp[nanoseconds]"}
 
 
@@ -28,7 +32,7 @@ def is_text(kind: str) -> bool:
 
 def is_number(kind: str) -> bool:
     """Whether a column of this stored type holds numbers."""
-    return kind in _INTEGERS | _FLOATS or kind.startswith("decimal")
+    return kind in _INTEGERS | FLOATS or kind.startswith("decimal")
 
 
 def is_time(kind: str) -> bool:
@@ -47,7 +51,7 @@ def to_id(column: Column, kind: str) -> tuple[Column, Column | None]:
 
     if not is_number(kind) or kind in _INTEGERS:
         return column.cast("string"), None
-    known = column.isNotNull() if kind not in _FLOATS else column.isNotNull() & ~F.isnan(column)
+    known = column.isNotNull() if kind not in FLOATS else column.isNotNull() & ~F.isnan(column)
     whole = column.try_cast("decimal(38,0)")
     good = known & (whole == column)
     return F.when(good, whole.cast("string")), F.when(known & ~F.coalesce(good, F.lit(False)), column.cast("string"))

@@ -27,6 +27,11 @@ UNREAD = "unread"
 LINE = "line"
 """Key of `UNREAD` under which a line stands that is not a row at all."""
 _PARTITION = re.compile(r"event_date=(\d{4}-\d{2}-\d{2})")
+_EXPECTED = {
+    "event_time": ("a time or ISO text (2026-11-20T09:30:00Z)", coerce.is_time, coerce.TIME_PATTERN),
+    "position": ("whole numbers", coerce.is_number, coerce.INTEGRAL_PATTERN),
+}
+_WORD = ("text or whole numbers", coerce.is_number, None)
 _RAW_SCHEMA = (
     "event_id string, user_id string, session_id string, event_time timestamp, action string, item_id string, "
     "query string, position int, source_file string, unread map<string,string>"
@@ -106,20 +111,15 @@ def _check_columns(file: InputFile) -> None:
 
 
 def _check_type(file: InputFile, name: str, kind: str) -> None:
-    """Raise unless the column's stored type, and some of its first values, can be what the contract wants."""
-    if name == "event_time":
-        expected, fits, pattern = "a time or ISO text (2026-11-20T09:30:00Z)", coerce.is_time(kind), coerce.TIME_PATTERN
-    elif name == "position":
-        expected, fits, pattern = "whole numbers", coerce.is_number(kind), coerce.INTEGRAL_PATTERN
-    else:
-        expected, fits, pattern = "text or whole numbers", coerce.is_number(kind), ""
-    found = None if fits or coerce.is_text(kind) else kind
-    if found is None and (kind in {"float", "double"} or (pattern and coerce.is_text(kind))):
-        values = (
-            [_plain(value) for value in file.head.column(name).to_pylist()] if name in file.head.column_names else []
-        )
-        values = [value for value in values if value not in {"", "nan"}]
-        pattern = pattern or coerce.INTEGRAL_PATTERN
+    """Raise unless the column's stored type, and one of its first values at least, can be what the contract wants."""
+    expected, fits, pattern = _EXPECTED.get(name, _WORD)
+    found = None if fits(kind) or coerce.is_text(kind) else kind
+    if kind in coerce.FLOATS:
+        pattern = coerce.INTEGRAL_PATTERN
+    elif not coerce.is_text(kind):
+        pattern = None
+    if found is None and pattern is not None and name in file.head.column_names:
+        values = [text for text in map(_plain, file.head.column(name).to_pylist()) if text not in {"", "nan"}]
         if values and not any(re.match(pattern, value) for value in values):
             found = f"{kind} such as {values[0][:40]!r}"
     if found is not None:
@@ -129,8 +129,9 @@ def _check_type(file: InputFile, name: str, kind: str) -> None:
 
 
 def _plain(value: object) -> str:
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else "" if value is None else str(value)
-    return f"{value:f}" if isinstance(value, float) and value == value else text.strip()
+    if isinstance(value, float):
+        return f"{value:f}"
+    return value.decode("utf-8", "replace").strip() if isinstance(value, bytes) else str(value or "").strip()
 
 
 def _to_contract(frame: DataFrame, types: dict[str, str]) -> DataFrame:

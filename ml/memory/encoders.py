@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -79,13 +79,29 @@ def _clip_text_tower(name: str, folder: Path, batch_size: int) -> TextEncoder:
     """CLIP's text tower with its projection (paper 4.2)."""
     import torch
     from tqdm import tqdm
-    from transformers import AutoTokenizer, CLIPTextModelWithProjection
+    from transformers import AutoConfig, AutoTokenizer, CLIPTextModelWithProjection
+
+    class TextTower(CLIPTextModelWithProjection):
+        # A whole CLIP's image half is left on disk without a word.
+        _keys_to_ignore_on_load_unexpected: ClassVar = [r"^vision_model\.", r"^visual_projection\.", r"^logit_scale$"]
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    model = CLIPTextModelWithProjection.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
-    model = model.eval().to(device)  # pyright: ignore[reportArgumentType]
-    longest: int = model.config.max_position_embeddings
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    text_config = getattr(config, "text_config", config)
+    # A whole CLIP keeps the width of its projection outside the text tower's part.
+    text_config.projection_dim = config.projection_dim
+    loaded: Any = TextTower.from_pretrained(
+        str(folder), config=text_config, use_safetensors=True, local_files_only=True, output_loading_info=True
+    )
+    model, report = loaded
+    if report["missing_keys"] or report["mismatched_keys"]:
+        wrong = sorted(map(str, {*report["missing_keys"], *report["mismatched_keys"]}))
+        raise BadInputError(
+            f"memory.encoder {name!r}: no CLIP text tower in {folder}; weights that do not fit: {wrong}"
+        )
+    model = model.eval().to(device)
+    longest: int = text_config.max_position_embeddings
 
     @torch.inference_mode()
     def encode(texts: list[str]) -> NDArray[np.float32]:
@@ -103,7 +119,7 @@ def _clip_text_tower(name: str, folder: Path, batch_size: int) -> TextEncoder:
             parts.append(output.text_embeds.float().cpu().numpy())
         return np.concatenate(parts)
 
-    return TextEncoder(name, model.text_projection.out_features, encode)
+    return TextEncoder(name, text_config.projection_dim, encode)
 
 
 def _folder(name: str) -> Path:

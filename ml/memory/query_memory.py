@@ -96,7 +96,8 @@ class QueryMemory:
         if not held or not asked:
             return [[] for _ in queries]
         if category not in self._indexes:
-            self._indexes[category] = _CategoryIndex(sorted(held), self._vectors_of(held))
+            names = sorted(held)
+            self._indexes[category] = _CategoryIndex(names, self._vectors_of(names))
         nearest = self._indexes[category].nearest(asked, self._vectors_of(asked), self._settings.queries)
         found = {
             query: list(dict.fromkeys(item for near in row for item in self._top(category, near)))

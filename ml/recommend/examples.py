@@ -24,7 +24,7 @@ def read_examples(warehouse: Warehouse, categories: Sequence[str]) -> pa.Table:
 
 def part_of(examples: pa.Table, split: Split, *parts: str) -> pa.Table:
     """Return the rows whose `split` is one of `parts`."""
-    return examples.filter(pc.is_in(examples[f"{split}_split"], value_set=pa.array(parts)))
+    return examples.filter(pc.field(f"{split}_split").isin(list(parts)))
 
 
 def train_under_both_splits(examples: pa.Table) -> pa.Table:

@@ -71,7 +71,7 @@ def fit_title_encoder(
         (fresh(folder) / "text_encoder.json").write_text(json.dumps({"encoder": settings.memory.encoder}))
         return Fitted(folder, "text_encoder", 0, "")
     encoder.save(fresh(folder))
-    return Fitted(folder, "lstm", train.num_rows, str(pc.max(train["date"]).as_py()))
+    return Fitted(folder, "lstm", train.num_rows, str(max(train["date"].to_pylist())))
 
 
 def load_title_vectors(folder: Path, batch_size: int = 256) -> TitleVectors:
@@ -88,7 +88,7 @@ def load_title_vectors(folder: Path, batch_size: int = 256) -> TitleVectors:
 def titles(warehouse: Warehouse, categories: Sequence[str]) -> list[str]:
     """Return the distinct catalogue titles of `categories`, sorted."""
     items = warehouse.read("catalog", ["title", "category"])
-    chosen = items.filter(pc.is_in(items["category"], value_set=pa.array(categories)))
+    chosen = items.filter(pc.field("category").isin(list(categories)))
     return sorted(set(chosen["title"].to_pylist()))
 
 
@@ -99,7 +99,7 @@ def build_title_index(
     from ml.retrieval import VectorIndex
 
     items = warehouse.read("catalog", ["item_id", "title", "category"])
-    items = items.filter(pc.is_in(items["category"], value_set=pa.array(categories))).sort_by("item_id")
+    items = items.filter(pc.field("category").isin(list(categories))).sort_by("item_id")
     vectors = load_title_vectors(encoder_folder).encode(items["title"].to_pylist())
     index = VectorIndex.build(items["item_id"].to_pylist(), vectors, settings.index)
     index.save(fresh(folder))
@@ -118,7 +118,7 @@ def fit_item_embeddings(
     validation = item_sequences(held_out, "temporal", "train_validation", data.items)
     core: Core = train_core(data, validation, settings.item_embeddings, run)
     core.save(fresh(folder))
-    newest = pc.max(part_of(examples, "temporal", "train", "validation")["target_date"]).as_py()
+    newest = max(part_of(examples, "temporal", "train", "validation")["target_date"].to_pylist())
     return Fitted(folder, f"core_{settings.item_embeddings.encoder}", len(data.items), str(newest))
 
 

@@ -44,14 +44,12 @@ def choose_users(histories: pa.Table, categories: Sequence[str], limit: int) -> 
 
     Ties: more item steps first, then category and user id, so that the choice does not depend on the row order.
     """
-    candidates = histories.filter(
-        pc.and_(pc.greater(histories["item_steps"], 0), pc.is_in(histories["category"], pa.array(categories)))
-    )
+    candidates = histories.filter((pc.field("item_steps") > 0) & pc.field("category").isin(list(categories)))
     chosen = candidates.sort_by(
         [("recent_events", "descending"), ("item_steps", "descending"), ("category", "ascending"),
          ("user_id", "ascending")]
     ).slice(0, limit)  # fmt: skip
-    return {c: chosen.filter(pc.equal(chosen["category"], c)) for c in categories}
+    return {c: chosen.filter(pc.field("category") == c) for c in categories}
 
 
 def current_query(steps: Sequence[Mapping[str, Any]]) -> str | None:
@@ -171,7 +169,7 @@ def _generate(
     from ml.generation import CodeTrie, generate_in_chunks
     from ml.language_model import load_adapted_model
 
-    codes = tools.codes.filter(pc.is_in(tools.codes["item_id"], value_set=pa.array(shelf.items, pa.string())))
+    codes = tools.codes.filter(pc.field("item_id").isin(pa.array(shelf.items, pa.string())))
     trie = CodeTrie.build(codes["code"], codes["item_id"].to_pylist())
     model = load_adapted_model(tools.model_folder, adapter.folder, settings.language_model)
     return generate_in_chunks(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ml.retrieval import VectorIndex
 
 BATCH_USERS = 4096
-Ranked = list[tuple[str, str, float]]
+Ranked = Sequence[tuple[str, str, float]]
 """A list as (item, part, score), best first."""
 
 
@@ -180,7 +180,7 @@ def carried_rows(
         for user, steps in zip(histories["user_id"].to_pylist(), histories["steps"].to_pylist(), strict=True)
         if steps and user in users
     }
-    made = previous.filter(pc.is_in(previous["source"], pa.array(["language_model", "carried"])))
+    made = previous.filter(pc.field("source").isin(["language_model", "carried"]))
     lists: dict[str, list[tuple[str, str]]] = {}
     for row in made.select(["user_id", "item_id", "listed_on"]).to_pylist():
         lists.setdefault(row["user_id"], []).append((row["item_id"], row["listed_on"]))
@@ -190,7 +190,7 @@ def carried_rows(
         return unchanged and len(rows) == k and all(item in shelf for item, _ in rows)
 
     holding = [user for user, rows in lists.items() if holds(user, rows)]
-    kept = made.filter(pc.is_in(made["user_id"], pa.array(holding, pa.string())))
+    kept = made.filter(pc.field("user_id").isin(pa.array(holding, pa.string())))
     position = kept.schema.get_field_index("source")
     return kept.set_column(position, "source", pa.array(["carried"] * kept.num_rows, pa.string()))
 

@@ -52,7 +52,7 @@ def night_lists(
     k = settings.recommendations.k
     histories = warehouse.read("user_histories", date=day)
     everyone = sorted(set(histories["user_id"].to_pylist()))
-    own = histories.filter(pc.equal(histories["category"], category))
+    own = histories.filter(pc.field("category") == category)
     bought = bought_items(own) if settings.recommendations.exclude_bought else {}
     customers: Counter[str] = Counter()
     if not shelf.items:
@@ -65,7 +65,7 @@ def night_lists(
         previous_lists(warehouse, day, category), own, shelf, set(everyone) - set(by_model), settings
     )
     carried_users = set(carried["user_id"].to_pylist()) if carried is not None else set()
-    rest = pc.invert(pc.is_in(own["user_id"], pa.array(sorted(carried_users | set(by_model)), pa.string())))
+    rest = ~pc.field("user_id").isin(pa.array(sorted(carried_users | set(by_model)), pa.string()))
     by_history = retrieval_lists(own.filter(rest), shelf, models, indexes, settings, bought)
     customers["carried"] = len(carried_users)
 

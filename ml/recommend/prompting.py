@@ -39,10 +39,10 @@ def prompt_tools(settings: Settings, warehouse: Warehouse, categories: Sequence[
     folder = prepare_base_model(model.base_model, model.revision, settings.models_folder)
     tokenizer = load_tokenizer(folder)
     items = warehouse.read("catalog")
-    items = items.filter(pc.is_in(items["category"], value_set=pa.array(categories)))
+    items = items.filter(pc.field("category").isin(list(categories)))
     codes = warehouse.read("item_codes")
-    codes = codes.filter(pc.equal(codes["tokenizer"], tokenizer_fingerprint(tokenizer)))
-    codes = codes.filter(pc.is_in(codes["item_id"], value_set=items["item_id"]))
+    codes = codes.filter(pc.field("tokenizer") == tokenizer_fingerprint(tokenizer))
+    codes = codes.filter(pc.field("item_id").isin(items["item_id"].to_pylist()))
     if items.num_rows and not codes.num_rows:
         raise HemlineError(f"no item codes for the tokenizer of {model.base_model!r}: materialise `item_codes`")
     return PromptTools(folder, tokenizer, codes, PromptBuilder(tokenizer, items, codes, settings.prompts))
@@ -61,7 +61,7 @@ def example_prompts(
     memory = {}
     if settings.prompts.max_memory_products and variant != "purchases_only":
         requests = examples.select(["example_id", "category", "query", "target_date"])
-        requests = requests.filter(pc.is_valid(requests["query"]))
+        requests = requests.filter(pc.field("query").is_valid())
         memory = memory_for_examples(warehouse, warehouse.read("query_vectors"), settings.memory, requests)
     return build_prompts(tools.builder, examples, memory, settings.prompts, settings.seed, variant=variant)
 

@@ -78,7 +78,7 @@ class Shelf:
 def shelf(settings: Settings, warehouse: Warehouse, day: str, category: str, available: dict[str, list[str]]) -> Shelf:
     """Return the available items of `category`, ordered by purchases in the active window up to `day`, then by id."""
     items = warehouse.read("catalog", ["item_id", "title", "category"])
-    items = items.filter(pc.equal(items["category"], category))
+    items = items.filter(pc.field("category") == category)
     titles = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
     bought = purchase_counts(warehouse, day, settings.recommendations.active_days)
     ordered = sorted((i for i in available.get(category, []) if i in titles), key=lambda i: (-bought.get(i, 0), i))

@@ -147,7 +147,9 @@ def _assortment(items: int, categories: list[str], rng: np.random.Generator) -> 
     for name in categories:
         share, types = CATEGORIES[name]
         count = min(max(int(items * share / total) // ITEMS_PER_TYPE, 3), len(types))
-        score = np.log([t.weight for t in types]) + rng.gumbel(0, 0.5, len(types))
+        weight = np.array([t.weight for t in types])
+        # The most wanted type is in every shop.
+        score = np.where(weight == weight.max(), np.inf, np.log(weight) + rng.gumbel(0, 0.5, len(types)))
         chosen.append([types[i] for i in sorted(np.argsort(-score, kind="stable")[:count])])
     return chosen
 

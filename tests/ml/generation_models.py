@@ -1,5 +1,7 @@
 """Tiny random models of four real families, a byte tokenizer, and a slow, plain way to generate."""
 
+from contextlib import contextmanager
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -22,6 +24,15 @@ END, START, UNKNOWN = 256, 257, 258
 VOCABULARY = 272  # more than the tokenizer's 259: real models have unused rows
 FORMAT = ResponseFormat(separator_ids=[10, 45], end_id=END)
 FAMILIES = ("falcon", "falcon_alibi", "falcon_grouped", "llama", "gpt_neox", "qwen2")
+
+
+@contextmanager
+def one_thread():
+    """Threads only wait for each other in models this small, for minutes where the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def byte_tokenizer():

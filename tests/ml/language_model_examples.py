@@ -23,10 +23,10 @@ VOCABULARY = 200
 FAMILIES = ("falcon", "falcon_alibi", "llama", "gpt_neox", "qwen2")
 
 
-def tiny_model(family, layers=2, seed=0):
-    """A random model with hidden size 32."""
+def tiny_model(family, layers=2, seed=0, hidden=32):
+    """A random model, by default of hidden size 32."""
     torch.manual_seed(seed)
-    common = dict(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=layers, num_attention_heads=4)
+    common = dict(vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=4)
     if family.startswith("falcon"):
         return FalconForCausalLM(FalconConfig(**common, alibi=family == "falcon_alibi")).eval()
     if family == "gpt_neox":
@@ -35,9 +35,9 @@ def tiny_model(family, layers=2, seed=0):
     return model(config(**common, intermediate_size=64, num_key_value_heads=2)).eval()
 
 
-def snapshot(folder, family="llama", layers=2, seed=0):
+def snapshot(folder, family="llama", layers=2, seed=0, hidden=32):
     """The model saved as a snapshot folder."""
-    tiny_model(family, layers, seed).save_pretrained(folder)
+    tiny_model(family, layers, seed, hidden).save_pretrained(folder)
     return folder
 
 

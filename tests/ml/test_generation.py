@@ -20,6 +20,7 @@ from tests.ml.generation_models import (
     START,
     VOCABULARY,
     byte_tokenizer,
+    one_thread,
     random_trie,
     slow_greedy,
     tiny_model,
@@ -27,6 +28,12 @@ from tests.ml.generation_models import (
 
 FAILED = Generated(None, "", None, False)
 INSTRUCTION = list(b"Recommend the next item.\n")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +64,7 @@ def _same(ours, others):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_cache_and_batches_change_nothing(family, tokenizer):
+def test_cache_and_batches_change_nothing(family, tokenizer, monkeypatch):
     generator = np.random.default_rng(1)
     model, (trie, _) = tiny_model(family), random_trie(generator)
     inputs = _inputs(generator, 13)
@@ -66,6 +73,9 @@ def test_cache_and_batches_change_nothing(family, tokenizer):
     _same(_answers(model, tokenizer, inputs, trie), slow)
     _same(_answers(model, tokenizer, inputs, trie, instruction=[], batch_size=1), slow)
     _same(_answers(model, tokenizer, inputs, trie, batch_size=13), slow)
+    for tokens in (1, 70):  # prompts that are read in parts: one by one, then two or three of different lengths
+        monkeypatch.setattr("ml.generation.batch.CPU_PROMPT_TOKENS", tokens)
+        _same(_answers(model, tokenizer, inputs, trie, batch_size=13), slow)
 
 
 def test_rows_end_at_different_times(llama, tokenizer):

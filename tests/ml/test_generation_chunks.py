@@ -6,11 +6,17 @@ import pytest
 
 from ml.generation import CodeTrie, generate, generate_in_chunks
 from ml.settings import GenerationSettings
-from tests.ml.generation_models import FORMAT, byte_tokenizer, random_trie, tiny_model
+from tests.ml.generation_models import FORMAT, byte_tokenizer, one_thread, random_trie, tiny_model
 
 INSTRUCTION = list(b"Recommend:\n")
 KEYS = [f"user {i}" for i in range(20)]
 OPTIONS = GenerationSettings(max_new_tokens=8, batch_size=3, chunk_users=6, temperature=0.8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -196,6 +196,20 @@ def test_nf4_trains_on_this_machine(dtype, tmp_path):
     assert bool(torch.isfinite(losses).all())
 
 
+def test_nf4_weights_stay_as_they_are_through_the_perplexities(tmp_path, monkeypatch):
+    """A run that stops after the perplexities and goes on, with its weights loaded anew, ends as an unbroken one."""
+    folder, config = snapshot(tmp_path / "model", hidden=64), quick(quantization="nf4", dtype="bfloat16", epochs=1)
+    unbroken = train_adapter(folder, prompts(12), prompts(0), config, tmp_path / "unbroken")
+    with monkeypatch.context() as patched:
+        patched.setattr("ml.language_model.training.hardest_rows", lambda *_: pytest.fail("stopped"))
+        with pytest.raises(pytest.fail.Exception, match="stopped"):
+            train_adapter(folder, prompts(12), prompts(0), config, tmp_path / "stopped")
+    resumed = train_adapter(folder, prompts(12), prompts(0), config, tmp_path / "stopped")
+    assert resumed.losses == unbroken.losses
+    first, second = ((r.folder / "adapter_model.safetensors").read_bytes() for r in (unbroken, resumed))
+    assert first == second
+
+
 def test_gradient_checkpointing_changes_memory_not_results(tmp_path):
     folder = snapshot(tmp_path / "model")
     plain, saving = (

@@ -45,7 +45,8 @@ def test_text_is_cleaned_cut_and_never_empty(spark, tmp_path):
     rows = [item(name, title, color="dark\nblue" if name == "nul" else None) for name, title in titles.items()]
     found = read(spark, write(tmp_path / "c.parquet", rows))
     assert {name: row["title"] for name, row in found.items()} == {
-        "nul": "a b c", "null": "untitled null", "blank": "untitled blank", "long": "x" * 500, "marker": "<|im_end|> [INST]",
+        "nul": "a b c", "null": "untitled null", "blank": "untitled blank", "long": "x" * 500,
+        "marker": "<|im_end|> [INST]",
     }  # fmt: skip
     assert (found["nul"]["attributes"], found["null"]["attributes"]) == ({"color": "dark blue"}, {})
 
@@ -65,9 +66,10 @@ def test_columns_are_what_settings_say(spark, tmp_path):
     path = write(
         tmp_path / "c.parquet",
         {
-            "sku": pa.array([7, 8], pa.int64()), "a.name": ["Boot", "Bag"], "grp": ["Shoes", "Bags"], "stock": ["Yes", "?"],
-            "price": [10.0, 9.5], "since": pa.array([at("2026-01-01 00:00:00")] * 2, pa.timestamp("ns")), "secret": ["x", "y"],
-            "nested": [["a"], []],
+            "sku": pa.array([7, 8], pa.int64()), "a.name": ["Boot", "Bag"], "grp": ["Shoes", "Bags"],
+            "stock": ["Yes", "?"],
+            "price": [10.0, 9.5], "since": pa.array([at("2026-01-01 00:00:00")] * 2, pa.timestamp("ns")),
+            "secret": ["x", "y"], "secret ": ["z", None], "": ["z", None], "nested": [["a"], []],
         },
     )  # fmt: skip
     columns = CatalogColumns(item_id="sku", title="a.name", category="grp", available="stock")
@@ -207,7 +209,8 @@ def test_items_are_available_by_recent_events_or_recent_listing_and_never_by_the
         ("2026-03-29", None),
     ]
     catalog = [
-        {"item_id": "old", "first_seen": date(2026, 3, 1)}, {"item_id": "edge"}, {"item_id": "today", "category": "Bags"},
+        {"item_id": "old", "first_seen": date(2026, 3, 1)}, {"item_id": "edge"},
+        {"item_id": "today", "category": "Bags"},
         {"item_id": "future", "first_seen": date(2026, 3, 30)}, {"item_id": "silent"},
         {"item_id": "new", "listed_on": date(2026, 3, 2)}, {"item_id": "not new", "listed_on": date(2026, 3, 1)},
         {"item_id": "joins later", "listed_on": date(2026, 3, 30)},

@@ -27,14 +27,18 @@ def catalogue(path, rows):
 
 
 def test_columns_categories_and_the_first_day_are_found_and_what_was_guessed_is_told(log, tmp_path):
-    rows = [{"Article ID": name, "prod_name": "x", "department": group, "In-Stock": True, "color": "red"}
-            for name, group in [("b1", "Bags"), ("s1", "Shoes"), ("s2", "Shoes"), ("o1", "Other"), ("n1", None)]]  # fmt: skip
+    groups = {"b1": "Bags", "s1": "Shoes", "s2": "Shoes", "o1": "Other", "n1": None}
+    rows = [
+        {"Article ID": name, "prod_name": "x", "department": group, "In-Stock": True} for name, group in groups.items()
+    ]
     found = propose_settings(log, catalogue(tmp_path / "c.parquet", rows))
     notes = " ".join(found.pop("notes"))
     assert found == {
         "raw_log": str(log),
         "catalog": str(tmp_path / "c.parquet"),
-        "catalog_columns": {"item_id": "Article ID", "title": "prod_name", "category": "department", "available": "In-Stock"},
+        "catalog_columns": {
+            "item_id": "Article ID", "title": "prod_name", "category": "department", "available": "In-Stock",
+        },
         "categories": ["Shoes", "Bags"],
         "start_date": "2026-03-01",
     }  # fmt: skip

@@ -131,7 +131,7 @@ DAYS = st.lists(st.dictionaries(ROW, COUNTS, max_size=6), min_size=1, max_size=9
 
 
 @given(days=DAYS, window=st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_walking_through_the_days_equals_starting_from_scratch(days, window):
     tables = [daily(*((*key, *counts) for key, counts in rows.items())) for rows in days]
     walking = memory(window_days=window)

@@ -45,11 +45,12 @@ def clip(request, tmp_path):
     text = {"vocab_size": len(WORDS), "max_position_embeddings": 8, "eos_token_id": 3, "pad_token_id": 0, **SIZES}
     if request.param == "whole":
         vision = {"image_size": 8, "patch_size": 4, **SIZES}
-        CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).save_pretrained(tmp_path)
+        model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12))
     else:
-        CLIPTextModelWithProjection(CLIPTextConfig(projection_dim=12, **text)).save_pretrained(tmp_path)
+        model = CLIPTextModelWithProjection(CLIPTextConfig(projection_dim=12, **text))
+    model.eval().save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
-    return tmp_path
+    return tmp_path, model
 
 
 def check(encoder, dim):
@@ -76,13 +77,23 @@ def test_a_plain_transformers_encoder_gets_mean_pooling(bert):
     check(load_text_encoder(str(bert), batch_size=2), 16)
 
 
-def test_clips_text_tower_with_its_projection(clip):
-    encoder = load_text_encoder(str(clip), batch_size=2)
+def test_clips_text_tower_with_its_projection(clip, caplog):
+    folder, model = clip
+    encoder = load_text_encoder(str(folder), batch_size=2)
+    assert not caplog.records
     check(encoder, 12)
-    model = CLIPTextModelWithProjection.from_pretrained(clip)
-    tokens = PreTrainedTokenizerFast.from_pretrained(clip)(["red shoes"], return_tensors="pt")
-    expected = model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).text_embeds.detach()[0]
+    tokens = PreTrainedTokenizerFast.from_pretrained(folder)(["red shoes"], return_tensors="pt")
+    states = model.text_model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+    expected = model.text_projection(states.pooler_output).detach()[0]
     assert np.allclose(encoder.encode(["red shoes"])[0], expected / expected.norm(), atol=1e-5)
+
+
+def test_a_clip_without_its_projection_is_refused(clip):
+    folder, model = clip
+    weights = {name: value for name, value in model.state_dict().items() if "text_projection" not in name}
+    model.save_pretrained(folder, state_dict=weights)
+    with pytest.raises(BadInputError, match=r"do not fit.*text_projection"):
+        load_text_encoder(str(folder))
 
 
 def test_pickled_weights_are_refused(bert):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ml.errors import BadInputError
 from ml.simulate import words
-from ml.simulate.choices import Memory, shop_visit, utility
-from ml.simulate.needs import Need, make_customer, tastes, visits
+from ml.simulate.choices import Memory, known, shop_visit, utility
+from ml.simulate.needs import make_customer, tastes, visits
 from ml.simulate.search import PAGE, ShopSearch, first_popularity, next_popularity
 from ml.simulate.shop import catalog_table, make_shop
 
@@ -67,11 +67,11 @@ def test_a_shop_that_cannot_be_is_refused(wrong):
 
 def test_search_finds_what_is_asked_and_on_sale(shop):
     search = ShopSearch(shop, first_popularity(shop), 30)
-    jeans = next(n for n, t in enumerate(shop.types) if t.name == "Sneakers")
+    sneakers = next(n for n, t in enumerate(shop.types) if t.name == "Sneakers")
     for day in (30, 36):
         found = search.results("trainers for women", day)
         assert 5 < len(found) <= PAGE
-        assert set(shop.type[found]) == {jeans} and (shop.audience[found][:5] == 0).all()
+        assert set(shop.type[found]) == {sneakers} and (shop.audience[found][:5] == 0).all()
         assert (shop.launch[found] <= day).all() and (shop.retire[found] > day).all()
     assert len(search.results("zzz qqq", 30)) == 0
     assert search.results("WOMEN  trainer", 30).tolist() == search.results("trainers for women", 30).tolist()
@@ -155,17 +155,13 @@ def test_what_is_bought_was_shown_and_is_liked(shop):
 
 
 def test_only_basics_are_bought_again_soon(shop):
-    customer = make_customer(shop, 1)
     basic = next(i for i in range(len(shop)) if shop.types[shop.type[i]].basic)
     other = next(i for i in range(len(shop)) if not shop.types[shop.type[i]].basic)
-    from ml.simulate.choices import known
-
     for item, liked in ((basic, True), (other, False)):
         memory = Memory()
         assert known(shop, memory, item, 20) == 0
         memory.buy(item, 0)
         assert (known(shop, memory, item, 20) > 0) == liked
-    assert customer.visits_per_day > 0
 
 
 def test_memory_is_bounded():
@@ -182,5 +178,4 @@ def test_a_need_outside_the_assortment_cannot_be(shop):
         for day in range(0, 60, 7):
             for visit in visits(shop, make_customer(shop, number), day):
                 for _, need, _ in visit.searches:
-                    assert isinstance(need, Need)
                     assert need.audience in shop.types[need.type].audiences

@@ -1,0 +1,118 @@
+"""Our system's rank for a held-out purchase: the model's answer, then the full mixup ranking (paper 4.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from ml.recommend.prompting import example_prompts, prompt_tools
+from ml.recommend.serving import require_champion
+from ml.settings import Settings
+from ml.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from ml.evaluation import ItemExamples
+    from ml.recommend.fitting import TitleVectors
+    from ml.registry import ModelRegistry
+    from ml.retrieval import Core
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the language model named and wrote for each example; an item of None failed its constraint."""
+
+    items: list[str | None]
+    titles: list[str]
+
+
+def answer_examples(
+    settings: Settings,
+    warehouse: Warehouse,
+    registry: ModelRegistry,
+    category: str,
+    scope: str,
+    examples: pa.Table,
+    variant: Literal["all", "purchases_only"],
+) -> Answers:
+    """Return the champion's answers to the examples' prompts; any item of the category's catalogue may be named."""
+    from ml.generation import CodeTrie, generate_in_chunks
+    from ml.language_model import load_adapted_model
+
+    adapter = require_champion(registry, "adapter", scope)
+    tools = prompt_tools(settings, warehouse, [category])
+    prompts = example_prompts(settings, warehouse, tools, examples, variant)
+    trie = CodeTrie.build(tools.codes["code"], tools.codes["item_id"].to_pylist())
+    model = load_adapted_model(tools.model_folder, adapter.folder, settings.language_model)
+    answers = generate_in_chunks(
+        model,
+        tools.tokenizer,
+        prompts["input_ids"].to_pylist(),
+        tools.builder.instruction_ids,
+        trie,
+        tools.builder.format,
+        settings.generation,
+        prompts["example_id"].to_pylist(),
+        settings.work_folder / "evaluation" / category / "answers",
+        f"{tools.model_folder.name} {adapter.scope} {adapter.version} {settings.language_model.dtype}",
+    )
+    return Answers([a.item_id for a in answers], [a.title for a in answers])
+
+
+def rank_answers(
+    answers: Answers,
+    examples: ItemExamples,
+    core: Core,
+    titles: TitleVectors,
+    items: Sequence[str],
+    title_vectors: np.ndarray,
+    n: int,
+    available: Callable[[str], Collection[str]] | None = None,
+) -> np.ndarray:
+    """Return float64 [n]: each target's rank in the full mixup ranking of the candidates, NaN where it is none.
+
+    The id list is by CORE's item table around the named item, which leads it; items that CORE does not know follow
+    by title only. Where the constraint failed, the newest item of the history stands in for the answer.
+    `title_vectors` [items, dim] are those of `items`.
+    """
+    from ml.retrieval import mixup_rank
+
+    row_of = {item: row for row, item in enumerate(items)}
+    core_row = {item: row for row, item in enumerate(core.items)}
+    known = np.array([core_row.get(item, -1) for item in items])
+    named = [
+        answer or (history[-1] if history else None)
+        for answer, history in zip(answers.items, examples.histories, strict=True)
+    ]
+    queries = titles.encode(answers.titles)
+    ranks = np.full(len(named), np.nan)
+    for i, (item, target, day) in enumerate(zip(named, examples.targets, examples.days, strict=True)):
+        candidates = None if available is None else available(day)
+        if target not in row_of or (candidates is not None and target not in candidates):
+            continue
+        chosen = np.arange(len(items)) if candidates is None else _rows(candidates, row_of)
+        by_title = title_vectors[chosen] @ _query(answers.titles[i], queries[i], item, row_of, title_vectors)
+        by_id = np.full(len(chosen), -np.inf)
+        if item in core_row:
+            has = known[chosen] >= 0
+            by_id[has] = core.item_embeddings[known[chosen][has]] @ core.item_embeddings[core_row[item]]
+        if item in row_of:
+            by_id[chosen == row_of[item]] = np.inf  # the named item itself is nearest to itself
+        target_row = int(np.searchsorted(chosen, row_of[target]))
+        ranks[i] = mixup_rank(target_row, by_id, by_title, n)
+    return ranks
+
+
+def _rows(candidates: Collection[str], row_of: dict[str, int]) -> np.ndarray:
+    return np.array(sorted(row_of[item] for item in candidates if item in row_of), np.int64)
+
+
+def _query(
+    title: str, vector: np.ndarray, item: str | None, row_of: dict[str, int], title_vectors: np.ndarray
+) -> np.ndarray:
+    if title or item is None or item not in row_of:
+        return vector
+    return title_vectors[row_of[item]]
