@@ -40,7 +40,13 @@ def interactions(
         if warehouse.exists("catalog"):  # items that left the listing still have a past
             gone = warehouse.frame(session, "catalog").select("item_id", "category")
             items = items.unionByName(gone.join(items, "item_id", "left_anti"))
-        kept, rejected = clean(read_raw(session, settings.raw_log, window), items, days, settings.log)
+        kept, rejected = clean(
+            read_raw(session, settings.raw_log, window),
+            items,
+            days,
+            settings.log,
+            settings.sequences.session_gap_minutes,
+        )
         kept, rejected = kept.cache(), rejected.cache()
         check_reject_share(kept, rejected, settings.log)
         published = warehouse.publish_days("interactions", kept, days)

@@ -13,6 +13,8 @@ from ml.errors import BadInputError
 from ml.evaluation.metrics import ndcg_at_k
 from ml.sequences import ItemSequences
 
+MAX_VALIDATION = 500
+"""Validation sequences looked at, evenly picked."""
 Sparse = Any
 """A scipy.sparse array; SciPy is only loaded where it is used."""
 
@@ -21,6 +23,7 @@ class _Counting(ABC):
     """What the counting systems share: the vocabulary, which items were seen, and popularity to fall back on."""
 
     name = ""
+    grid: dict[str, tuple[float, ...]] = {}
 
     def __init__(self, window_days: float = 7.0) -> None:
         """`window_days`: how far back from the newest training step popularity counts."""
@@ -28,7 +31,10 @@ class _Counting(ABC):
         self.items: list[str] = []
 
     def fit(self, data: ItemSequences, validation: ItemSequences | None = None) -> None:
-        """Learn from the training sequences. Raises BadInputError where there are none."""
+        """Learn from the training sequences, and choose what `grid` leaves open by `validation` where it is given.
+
+        Raises BadInputError where there are no training sequences.
+        """
         if not data.sequences:
             raise BadInputError(f"{self.name}: expected at least one training sequence")
         self.items = list(data.items)
@@ -39,11 +45,39 @@ class _Counting(ABC):
         # Older counts only order items with equal recent ones.
         weight = recent + counts / (1 + counts.max())
         self.popularity = weight / weight.sum()
-        self._learn(data, validation)
+        self._learn(data)
+        if validation is not None and self.grid:
+            self._choose(validation)
 
     @abstractmethod
-    def _learn(self, data: ItemSequences, validation: ItemSequences | None) -> None:
+    def _learn(self, data: ItemSequences) -> None:
         """Learn what the system needs beside popularity."""
+
+    @abstractmethod
+    def scores(self, histories: Sequence[np.ndarray], ages: Sequence[np.ndarray]) -> np.ndarray:
+        """Return float64 [n, items]; -inf for items never seen."""
+
+    def _choose(self, validation: ItemSequences) -> None:
+        """Set the attributes of `grid` to the combination with the highest NDCG@10 on `validation`, ties: the first."""
+        pairs = _validation_pairs(validation, self.items, MAX_VALIDATION)
+        if not pairs:
+            return
+        quality = []
+        for values in product(*self.grid.values()):
+            self.__dict__.update(zip(self.grid, values, strict=True))
+            quality.append((self._validation_ndcg(pairs), values))
+        best = max(quality, key=lambda pair: pair[0])[1]
+        self.__dict__.update(zip(self.grid, best, strict=True))
+
+    def _validation_ndcg(self, pairs: list[tuple[np.ndarray, np.ndarray, int]]) -> float:
+        gains = []
+        block = max(1, 8_000_000 // len(self.items))
+        for first in range(0, len(pairs), block):
+            histories, ages, targets = zip(*pairs[first : first + block], strict=True)
+            scores = self.scores(histories, ages)
+            own = scores[np.arange(len(targets)), np.array(targets)]
+            gains.append(ndcg_at_k((scores >= own[:, None]).sum(axis=1), 10))
+        return float(np.concatenate(gains).mean())
 
     def _known_only(self, scores: np.ndarray) -> np.ndarray:
         scores[:, ~self.seen] = -np.inf
@@ -58,8 +92,8 @@ class Popularity(_Counting):
 
     name = "popularity"
 
-    def _learn(self, data: ItemSequences, validation: ItemSequences | None) -> None:
-        pass
+    def _learn(self, data: ItemSequences) -> None:
+        """Popularity is all there is."""
 
     def scores(self, histories: Sequence[np.ndarray], ages: Sequence[np.ndarray]) -> np.ndarray:
         """Return float64 [n, items]: the share of recent steps, for every history alike."""
@@ -71,32 +105,47 @@ class Markov(_Counting):
 
     Smoothed by popularity (Witten and Bell, 1991): with N transitions out of the last item to T different ones,
     score = (count + T · popularity) / (N + T). No history, or a last item without a successor: popularity.
+    A click and then the purchase of the same item is a step from the item to itself; `self_weight` is what it counts,
+    all or nothing, chosen on validation where it is given: click filters drop just these steps before a target.
     """
 
     name = "markov"
+    grid = {"self_weight": (0.0, 1.0)}
 
-    def _learn(self, data: ItemSequences, validation: ItemSequences | None) -> None:
+    def __init__(self, self_weight: float = 0.0, window_days: float = 7.0) -> None:
+        super().__init__(window_days)
+        self.self_weight = self_weight
+
+    def _learn(self, data: ItemSequences) -> None:
         from scipy.sparse import coo_array
 
         pairs = [(s[:-1], s[1:]) for s in data.sequences if len(s) > 1]
         last = np.concatenate([p[0] for p in pairs]) if pairs else np.empty(0, dtype=np.int64)
         following = np.concatenate([p[1] for p in pairs]) if pairs else np.empty(0, dtype=np.int64)
         shape = (len(self.items), len(self.items))
-        # Duplicate coordinates are summed: the counts.
-        self.transitions: Sparse = coo_array((np.ones(len(last)), (last, following)), shape=shape).tocsr()
+        # Duplicate coordinates are summed: the counts. Steps from an item to itself are kept apart.
+        same = last == following
+        self.transitions: Sparse = coo_array(
+            (np.ones((~same).sum()), (last[~same], following[~same])), shape=shape
+        ).tocsr()
+        self.repeats = np.bincount(last[same], minlength=len(self.items)).astype(np.float64)
 
     def scores(self, histories: Sequence[np.ndarray], ages: Sequence[np.ndarray]) -> np.ndarray:
         """Return float64 [n, items]: the smoothed probability of being next."""
         scores = np.tile(self.popularity, (len(histories), 1))
         rows = np.array([n for n, history in enumerate(histories) if len(history)], dtype=np.int64)
         if len(rows):
-            last = self.transitions[np.array([histories[n][-1] for n in rows])]
-            totals = np.asarray(last.sum(axis=1)).ravel()
-            different = np.diff(last.indptr)
+            last = np.array([histories[n][-1] for n in rows])
+            following = self.transitions[last]
+            repeats = self.self_weight * self.repeats[last]
+            totals = np.asarray(following.sum(axis=1)).ravel() + repeats
+            different = np.diff(following.indptr) + (repeats > 0)
+            counts = following.toarray()
+            counts[np.arange(len(rows)), last] += repeats
             moving = totals > 0
-            rows, last = rows[moving], last[moving]
-            totals, different = totals[moving, None], different[moving, None]
-            scores[rows] = (last.toarray() + different * self.popularity) / (totals + different)
+            scores[rows[moving]] = (counts + different[:, None] * self.popularity)[moving] / (totals + different)[
+                moving, None
+            ]
         return self._known_only(scores)
 
 
@@ -111,10 +160,7 @@ class ItemKNN(_Counting):
     """
 
     name = "item_knn"
-    half_life_grid = (3.0, 30.0, 1000.0)
-    rank_decay_grid = (0.5, 0.8, 1.0)
-    self_weight_grid = (0.0, 0.5)
-    max_validation = 500
+    grid = {"half_life_days": (3.0, 30.0, 1000.0), "rank_decay": (0.5, 0.8, 1.0), "self_weight": (0.0, 0.5)}
 
     def __init__(
         self,
@@ -129,31 +175,8 @@ class ItemKNN(_Counting):
         self.neighbours = neighbours
         self.half_life_days, self.rank_decay, self.self_weight = half_life_days, rank_decay, self_weight
 
-    def _learn(self, data: ItemSequences, validation: ItemSequences | None) -> None:
+    def _learn(self, data: ItemSequences) -> None:
         self.similarity: Sparse = item_cosine(data, self.neighbours)
-        pairs = _validation_pairs(validation, self.items, self.max_validation) if validation is not None else []
-        if not pairs:
-            return
-        targets = np.array([target for _, _, target in pairs])
-        best = -1.0
-        for choice in product(self.half_life_grid, self.rank_decay_grid, self.self_weight_grid):
-            before = (self.half_life_days, self.rank_decay, self.self_weight)
-            self.half_life_days, self.rank_decay, self.self_weight = choice
-            value = self._validation_ndcg(pairs, targets)
-            if value > best:
-                best = value
-            else:
-                self.half_life_days, self.rank_decay, self.self_weight = before
-
-    def _validation_ndcg(self, pairs: list[tuple[np.ndarray, np.ndarray, int]], targets: np.ndarray) -> float:
-        gains = []
-        block = max(1, 16_000_000 // len(self.items))
-        for first in range(0, len(pairs), block):
-            some = pairs[first : first + block]
-            scores = self.scores([history for history, _, _ in some], [ages for _, ages, _ in some])
-            own = scores[np.arange(len(some)), targets[first : first + block]]
-            gains.append(ndcg_at_k((scores >= own[:, None]).sum(axis=1), 10))
-        return float(np.concatenate(gains).mean())
 
     def scores(self, histories: Sequence[np.ndarray], ages: Sequence[np.ndarray]) -> np.ndarray:
         """Return float64 [n, items]: the decayed sum of similarities."""

@@ -156,6 +156,19 @@ def test_markov_probabilities_by_hand():
         assert system.scores([history], [np.ones(len(history))])[0, :4] == pytest.approx(p[:4])
 
 
+def test_markov_chooses_by_validation_whether_an_item_follows_itself():
+    train = data_of("aab", "aab", "aac")
+    plain = Markov(self_weight=1.0)
+    plain.fit(train)
+    assert np.argmax(plain.scores([np.array([0])], [np.ones(1)])[0]) == 0
+    p = plain.popularity
+    assert plain.scores([np.array([0])], [np.ones(1)])[0, 0] == pytest.approx((3 + 3 * p[0]) / 9)
+    for target, weight in (("b", 0.0), ("a", 1.0)):
+        chosen = Markov(self_weight=1 - weight)
+        chosen.fit(train, data_of(f"a{target}", items=train.items))
+        assert chosen.self_weight == weight
+
+
 def slow_cosine(data, neighbours):
     users = [set(s.tolist()) for s in data.sequences]
     n = len(data.items)
