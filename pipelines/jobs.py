@@ -31,7 +31,7 @@ DESCRIPTIONS = {
     "nightly": "One day, from the raw log to the published tables.",
     "prepare": "Whole tables that fits read: the catalogue, item codes, query vectors.",
     "train": "Sequences, then fit and promote the models, of one category; or fit the pooled models.",
-    # "evaluate": "Score ours and the references on the held-out purchases of one model partition.",
+    "evaluate": "Score ours and the references on the held-out purchases of one model partition.",
 }
 
 

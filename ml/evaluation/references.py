@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from ml.sequences import ItemSequences
 
 MAX_VALIDATION = 500
 """Validation sequences looked at, evenly picked."""
+Grid = Mapping[str, tuple[float, ...]]
+"""The attributes that validation chooses, with their values."""
 Sparse = Any
 """A scipy.sparse array; SciPy is only loaded where it is used."""
 
@@ -23,7 +26,7 @@ class _Counting(ABC):
     """What the counting systems share: the vocabulary, which items were seen, and popularity to fall back on."""
 
     name = ""
-    grid: dict[str, tuple[float, ...]] = {}
+    grid: Grid = MappingProxyType({})
 
     def __init__(self, window_days: float = 7.0) -> None:
         """`window_days`: how far back from the newest training step popularity counts."""
@@ -64,10 +67,13 @@ class _Counting(ABC):
             return
         quality = []
         for values in product(*self.grid.values()):
-            self.__dict__.update(zip(self.grid, values, strict=True))
+            self._set(values)
             quality.append((self._validation_ndcg(pairs), values))
-        best = max(quality, key=lambda pair: pair[0])[1]
-        self.__dict__.update(zip(self.grid, best, strict=True))
+        self._set(max(quality, key=lambda pair: pair[0])[1])
+
+    def _set(self, values: tuple[float, ...]) -> None:
+        for name, value in zip(self.grid, values, strict=True):
+            setattr(self, name, value)
 
     def _validation_ndcg(self, pairs: list[tuple[np.ndarray, np.ndarray, int]]) -> float:
         gains = []
@@ -110,7 +116,7 @@ class Markov(_Counting):
     """
 
     name = "markov"
-    grid = {"self_weight": (0.0, 1.0)}
+    grid: Grid = MappingProxyType({"self_weight": (0.0, 1.0)})
 
     def __init__(self, self_weight: float = 0.0, window_days: float = 7.0) -> None:
         super().__init__(window_days)
@@ -125,9 +131,8 @@ class Markov(_Counting):
         shape = (len(self.items), len(self.items))
         # Duplicate coordinates are summed: the counts. Steps from an item to itself are kept apart.
         same = last == following
-        self.transitions: Sparse = coo_array(
-            (np.ones((~same).sum()), (last[~same], following[~same])), shape=shape
-        ).tocsr()
+        moves = (last[~same], following[~same])
+        self.transitions: Sparse = coo_array((np.ones(len(moves[0])), moves), shape=shape).tocsr()
         self.repeats = np.bincount(last[same], minlength=len(self.items)).astype(np.float64)
 
     def scores(self, histories: Sequence[np.ndarray], ages: Sequence[np.ndarray]) -> np.ndarray:
@@ -143,9 +148,8 @@ class Markov(_Counting):
             counts = following.toarray()
             counts[np.arange(len(rows)), last] += repeats
             moving = totals > 0
-            scores[rows[moving]] = (counts + different[:, None] * self.popularity)[moving] / (totals + different)[
-                moving, None
-            ]
+            smoothed = (counts + different[:, None] * self.popularity)[moving]
+            scores[rows[moving]] = smoothed / (totals + different)[moving, None]
         return self._known_only(scores)
 
 
@@ -160,7 +164,9 @@ class ItemKNN(_Counting):
     """
 
     name = "item_knn"
-    grid = {"half_life_days": (3.0, 30.0, 1000.0), "rank_decay": (0.5, 0.8, 1.0), "self_weight": (0.0, 0.5)}
+    grid: Grid = MappingProxyType(
+        {"half_life_days": (3.0, 30.0, 1000.0), "rank_decay": (0.5, 0.8, 1.0), "self_weight": (0.0, 0.5)}
+    )
 
     def __init__(
         self,

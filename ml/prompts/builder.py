@@ -109,16 +109,12 @@ class PromptBuilder:
         memory_items = memory_items[: self._settings.max_memory_products]
         self.prepare([*(step["item_id"] for step in steps), *memory_items], [step["query"] for step in steps])
         response = [] if target_item is None else self._response(target_item)
-        room = self._settings.max_tokens - max(self._response_room, len(response))
+        room = self._settings.max_tokens - max(_RESPONSE_TOKENS, len(response))
         room -= len(self.instruction_ids) + len(self._end)
         search = self._search(query, memory_items, room)
         history = self._history(steps, room - len(search))
         ids = [*self.instruction_ids, *history, *search, *self._end]
         return Prompt(ids, response, self._tokens.decode(ids), self._tokens.decode(response[:-1]).strip())
-
-    @property
-    def _response_room(self) -> int:
-        return min(_RESPONSE_TOKENS, self._settings.max_tokens // 4)
 
     def _check_room(self) -> None:
         fixed = len(self.instruction_ids) + len(self._end)

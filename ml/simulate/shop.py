@@ -7,6 +7,7 @@ a title and its attributes tell something about who will like it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
@@ -77,9 +78,7 @@ class Shop:
     @cached_property
     def type_weights(self) -> np.ndarray:
         """How often each product type is needed [types], whoever asks."""
-        return np.array(
-            [CATEGORIES[self.categories[c]][0] * t.weight for c, t in zip(self.type_category, self.types, strict=True)]
-        )
+        return _type_shares(self.categories, self.types, self.type_category)
 
     @cached_property
     def type_worn(self) -> np.ndarray:
@@ -140,6 +139,14 @@ def make_shop(items: int, days: int, end: str, categories: list[str], seed: int)
     )
 
 
+def _type_shares(categories: Sequence[str], types: Sequence[ProductType], type_category: np.ndarray) -> np.ndarray:
+    """Return each type's share of the shop [types], summing to 1: its category's, split by the types' weights."""
+    weights = np.array([t.weight for t in types])
+    shares = np.array([CATEGORIES[name][0] for name in categories])
+    shares = (shares / np.bincount(type_category, weights))[type_category] * weights
+    return shares / shares.sum()
+
+
 def _assortment(items: int, categories: list[str], rng: np.random.Generator) -> list[list[ProductType]]:
     """Return each category's product types: a small shop has few kinds, with enough of each to choose from."""
     total = sum(CATEGORIES[name][0] for name in categories)
@@ -168,10 +175,8 @@ def _styles(
     n = int(np.searchsorted(np.cumsum(variants), items)) + 1
     variants = variants[:n]
     variants[-1] -= variants.sum() - items
-    shares = np.array([CATEGORIES[categories[c]][0] * t.weight for c, t in zip(type_category, types, strict=True)])
-    totals = np.bincount(type_category, weights=[t.weight for t in types])
-    shares = shares / totals[type_category]
-    kind = rng.choice(len(types), size=n, p=shares / shares.sum())
+    shares = _type_shares(categories, types, type_category)
+    kind = rng.choice(len(types), size=n, p=shares)
     kind[: len(categories)] = [int(np.argmax(type_category == c)) for c in range(min(len(categories), n))]
     look_of = rng.integers(0, LOOKS, n)
     look = look_centres(seed)[look_of] + rng.normal(0, 0.25, (n, LOOK_DIM))

@@ -249,7 +249,7 @@ def test_every_reference_learns_a_ring_by_the_same_protocol():
     data, tests = small_log()
     quality = {}
     for system in references(
-        ItemEmbeddingSettings(epochs=15, dim=16, layers=1, heads=1, batch_size=32, learning_rate=0.02)
+        ItemEmbeddingSettings(epochs=8, dim=16, layers=1, heads=1, batch_size=32, learning_rate=0.02, encoder="average")
     ):
         system.fit(data, None)
         ranks = rank_targets(system, tests, [*data.items, "not sold yet"])
