@@ -5,6 +5,7 @@ import warnings
 import dagster as dg
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning)  # backfill policies are beta in name only
+warnings.filterwarnings("ignore", message="Job .* materializes assets with varying BackfillPolicies")  # on purpose
 
 
 def all_assets() -> list[dg.AssetsDefinition]:

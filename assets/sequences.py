@@ -12,7 +12,6 @@ from ml.warehouse import Warehouse
 @dg.asset(
     group_name="sequences",
     deps=[dg.AssetDep("interactions", partition_mapping=dg.AllPartitionMapping())],
-    backfill_policy=dg.BackfillPolicy.single_run(),
 )
 def training_sequences(
     context: dg.AssetExecutionContext,
@@ -50,7 +49,6 @@ def training_sequences(
 @dg.asset(
     group_name="sequences",
     deps=["training_sequences", "catalog"],
-    backfill_policy=dg.BackfillPolicy.single_run(),
 )
 def query_title_pairs(
     context: dg.AssetExecutionContext,

@@ -99,17 +99,18 @@ def _failure(result: dg.ExecuteInProcessResult, job: str) -> str:
             error = event.step_failure_data.error
             while error is not None and error.cause is not None:
                 error = error.cause
-            kind, _, message = (error.message if error else "unknown error").partition(": ")
-            text = (
-                message
-                if kind.endswith("Error") and "." not in kind.split("Error")[0] and message
-                else error and error.message
-            )
-            return f"{job}: {event.step_key}: {str(text).strip()}\n(run {result.run_id}; `hemline ui` shows its log)"
+            text = _for_people(error.message) if error else "unknown error"
+            return f"{job}: {event.step_key}: {text}\n(run {result.run_id}; `hemline ui` shows its log)"
     for event in result.all_events:
         if event.event_type_value in ("RUN_FAILURE", "PIPELINE_FAILURE"):
             return f"{job}: {event.message} (run {result.run_id})"
     return f"{job} failed (run {result.run_id})"
+
+
+def _for_people(message: str) -> str:
+    """Return an error without its class where Hemline wrote it; others need their class to make sense."""
+    kind, _, words = message.partition(": ")
+    return (words if kind.startswith("ml.") and words else message).strip()
 
 
 def missing_ranges(wanted: Sequence[str], present: Sequence[str]) -> list[tuple[str, str]]:

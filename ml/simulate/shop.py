@@ -216,12 +216,12 @@ def _leaning(look_of: np.ndarray, values: int, share: float, rng: np.random.Gene
 
 
 def _launch_days(n: int, days: int, rng: np.random.Generator) -> np.ndarray:
-    """Return launch days: weekly drops, before the log begins and during it, none in its last week's end."""
-    weeks = np.arange(-HISTORY_DAYS // 7, max(1, math.ceil(days / 7)))
+    """Return launch days: weekly drops, before the log begins and until its end."""
+    weeks = np.arange(-HISTORY_DAYS // 7, math.ceil((days - 3) / 7))
     launched = rng.choice(weeks, size=n) * 7 + 3
     # A shop that has only just opened still has something to sell.
     launched[: max(1, n // 4)] = -HISTORY_DAYS
-    return np.minimum(rng.permutation(launched), days - 1)
+    return rng.permutation(launched)
 
 
 def _variant_colors(style: np.ndarray, look: np.ndarray, seed: int, rng: np.random.Generator) -> np.ndarray:
