@@ -145,7 +145,7 @@ def realised(
                 continue
             table = warehouse.read("recommendations", date=yesterday, category=category)
             purchases = bought.filter(pc.field("category") == category).select(["user_id", "item_id"])
-            parts.append(realised_rows(table, purchases, settings.evaluation, settings.recommendations.k))
+            parts.append(realised_rows(table, purchases, settings.evaluation, settings.recommendations.k, category))
         rows = pa.concat_tables(parts)
         published = warehouse.publish("realised", rows, date=day)
     return dg.MaterializeResult(metadata=table_metadata([published], rows, timer.seconds))

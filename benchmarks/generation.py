@@ -137,7 +137,8 @@ def compare(ways: dict[str, Callable[[], list[Generated]]], users: int, rounds: 
 
 def measure_trie(items: int) -> None:
     """Print the build time and memory of a trie of `items` items."""
-    codes, ids = make_codes(items), pa.array([f"{n:010}" for n in range(items)])
+    shuffled = np.random.default_rng(0).permutation(items)
+    codes, ids = make_codes(items).take(pa.array(shuffled)), pa.array([f"{n:010}" for n in shuffled])
     start = time.process_time()
     trie = CodeTrie.build(codes, ids)
     seconds = time.process_time() - start

@@ -58,7 +58,8 @@ def generate(
     Inputs of similar length share a batch of at most `settings.batch_size` rows. A row
     writes the tokens of a code of `trie`, everything else masked before the temperature; then the separator; then a
     title without control tokens up to the end token, at most `settings.max_new_tokens` in all. `row_keys` seed the
-    rows' noise, so that a draw does not depend on the batch.
+    rows' noise, so that a draw does not depend on the batch: in float32. In 16 bits the batch's rounding alone can change
+    a nearly equal choice; the same batches repeat exactly.
 
     Raises BadInputError for an input that does not start with the instruction or holds an unknown token, settings too
     small for the longest code, and a model that cannot do this.
