@@ -65,7 +65,7 @@ def adapter(
     tags = fit_tags(context, as_of_day(config, warehouse), fitted_until=max(train["target_date"].to_pylist()))
     with timed() as timer, registry.run("adapter", scope, tags=tags, params=model.model_dump()) as run:
         result = train_adapter(folder, train, validation, model, settings.work_folder / "adapter" / scope, run)
-        figure = plot_losses(result.losses, result.validation_loss)
+        figure = plot_losses(result.losses, result.validation)
         run.figure(figure, "loss.png")
         run.table(result.perplexity, "prompt_perplexity.json")
         run.text(example_answers(settings, warehouse, result.folder, validation), "example_generations.md")

@@ -54,12 +54,12 @@ def generate(
     """Answer every input, in the order of `inputs` (paper 4.3, 5.1).
 
     The keys and values of `instruction_ids`, with which every input starts, are computed once (or given as `prefix`,
-    see `instruction_cache`). A progress bar counts the rows; with `on_finished` that is called instead, once per row.
-    Inputs of similar length share a batch of at most `settings.batch_size` rows. A row
-    writes the tokens of a code of `trie`, everything else masked before the temperature; then the separator; then a
-    title without control tokens up to the end token, at most `settings.max_new_tokens` in all. `row_keys` seed the
-    rows' noise, so that a draw does not depend on the batch: in float32. In 16 bits the batch's rounding alone can change
-    a nearly equal choice; the same batches repeat exactly.
+    see `instruction_cache`). Inputs of similar length share a batch of at most `settings.batch_size` rows. A row writes
+    the tokens of a code of `trie`, everything else masked before the temperature; then the separator; then a title
+    without control tokens up to the end token, at most `settings.max_new_tokens` in all. `row_keys` seed the rows'
+    noise, so that in float32 an answer does not depend on the batch. In 16 bits the batch's rounding alone can change a
+    nearly equal choice; the same batches repeat exactly. A progress bar counts the rows; with `on_finished` that is
+    called instead, once per row.
 
     Raises BadInputError for an input that does not start with the instruction or holds an unknown token, settings too
     small for the longest code, and a model that cannot do this.
