@@ -24,17 +24,25 @@ def lists_keep_their_promises(
     )
 
 
-@dg.asset_check(asset="recommendations", description="Every customer active on the newest day has a list.")
+@dg.asset_check(
+    asset="recommendations",
+    description="Every customer active on the newest day has a list in every category with an available item.",
+)
 def every_active_customer_has_a_list(
     settings: dg.ResourceParam[Settings], warehouse: dg.ResourceParam[Warehouse]
 ) -> dg.AssetCheckResult:
     """Compare the customers of the newest day's histories with those of each category's lists."""
+    from ml.log import available_items
+
     days = warehouse.days("recommendations")
     if not days:
         return dg.AssetCheckResult(passed=False, metadata={"day": "none"})
     active = set(warehouse.read("user_histories", ["user_id"], date=days[-1])["user_id"].to_pylist())
+    available = available_items(warehouse, days[-1], settings.recommendations.available_days)
     missing = {}
     for category in warehouse.level_values("recommendations", "category", date=days[-1]):
+        if not available.get(category):
+            continue
         rows = warehouse.read("recommendations", ["user_id"], date=days[-1], category=category)
         missing[category] = len(active - set(rows["user_id"].to_pylist()))
     return dg.AssetCheckResult(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,19 @@ from rich.console import Console
 
 from ml.errors import HemlineError
 from pipelines.settings import FILE_VARIABLE, PROFILE_VARIABLE, LoadedSettings, load_settings
+
+# Set before any library is loaded: their chatter would bury what a run says, and none of them phones home.
+for _name, _value in {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PYTHONWARNINGS": "ignore::FutureWarning",
+}.items():
+    os.environ.setdefault(_name, _value)
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", category=FutureWarning)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console(highlight=False)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from assets.common import uses_pooled_models
+from assets.common import scope_of
 from ml.errors import BadInputError
 from ml.log import raw_days
-from ml.settings import POOLED
 from ml.warehouse import Warehouse
 from pipelines.jobs import SELECTIONS
 from pipelines.run import Outcome, Runner, missing_ranges
@@ -40,10 +39,10 @@ def train(runner: Runner, as_of: str | None = None, categories: Sequence[str] = 
     outcomes = ingest(runner, as_of)
     outcomes.append(runner.run("prepare"))
     for category in chosen:
-        outcomes.append(runner.run("train", category, as_of_config("train", as_of)))
+        outcomes.append(runner.run("sequences", category, as_of_config("sequences", as_of)))
     warehouse = Warehouse(settings.warehouse)
-    if any(uses_pooled_models(settings, warehouse, c) for c in chosen):
-        outcomes.append(runner.run("train", POOLED, as_of_config("train", as_of)))
+    for scope in dict.fromkeys(scope_of(settings, warehouse, category) for category in chosen):
+        outcomes.append(runner.run("fit", scope, as_of_config("fit", as_of)))
     return outcomes
 
 

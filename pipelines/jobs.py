@@ -23,6 +23,8 @@ SELECTIONS = {
     "ingest": [*LOG, "query_daily"],
     "nightly": [*LOG, *NIGHT_INPUTS, *NIGHT_TABLES],
     "prepare": ["catalog", "base_model", "item_codes", "query_vectors"],
+    "sequences": SEQUENCES,
+    "fit": FITS,
     "train": [*SEQUENCES, *FITS],
     "evaluate": EVALUATION,
 }
@@ -30,7 +32,9 @@ DESCRIPTIONS = {
     "ingest": "Clean a range of days in one Spark session: what `train` needs before the first night.",
     "nightly": "One day, from the raw log to the published tables.",
     "prepare": "Whole tables that fits read: the catalogue, item codes, query vectors.",
-    "train": "Sequences, then fit and promote the models, of one category; or fit the pooled models.",
+    "sequences": "Sequences and query-title pairs of one category.",
+    "fit": "Fit and promote the models of one model partition, from the sequences that are published.",
+    "train": "Both of one category: what a week renews.",
     "evaluate": "Score ours and the references on the held-out purchases of one model partition.",
 }
 

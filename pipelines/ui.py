@@ -17,6 +17,7 @@ from pipelines.resources import tracking_uri
 from pipelines.run import dagster_home
 
 HOST = "127.0.0.1"
+WORKSPACE = Path(__file__).parents[1] / "workspace.yaml"
 
 
 def serve(console: Console, settings: Settings, port: int, mlflow_port: int) -> None:
@@ -24,7 +25,7 @@ def serve(console: Console, settings: Settings, port: int, mlflow_port: int) -> 
     home = dagster_home(settings)
     programs = Path(sys.executable).parent
     environment = {**os.environ, "DAGSTER_HOME": str(home), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    location = ["-m", "pipelines.definitions"]
+    location = ["-w", str(WORKSPACE)]
     commands = {
         "Dagster": [str(programs / "dagster-webserver"), "-h", HOST, "-p", str(port), *location],
         "Dagster's daemon": [str(programs / "dagster-daemon"), "run", *location],

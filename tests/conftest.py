@@ -1,4 +1,4 @@
-"""Fixtures every room shares: one small Spark session for the whole run."""
+"""Fixtures every room shares: one small Spark session, and one small shop taken through every job."""
 
 import os
 
@@ -18,3 +18,33 @@ def spark():
     session = spark_session(SparkSettings(master="local[2]", driver_memory="1g", shuffle_partitions=2))
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def eve_shop(spark, tmp_path_factory):
+    """The small shop with its models fitted and its first night published; tests copy it and never change it."""
+    from small_shop import AS_OF, EVE, make_shop
+
+    from pipelines import flows
+    from pipelines.run import Runner
+
+    shop = make_shop(spark, tmp_path_factory.mktemp("shop") / "eve")
+    runner = Runner(shop.settings)
+    flows.train(runner, AS_OF)
+    flows.nightly(runner, EVE)
+    return shop
+
+
+@pytest.fixture(scope="session")
+def shop(eve_shop, tmp_path_factory):
+    """The small shop after its last night and evaluation; tests read it and never change it."""
+    from small_shop import LAST
+
+    from pipelines import flows
+    from pipelines.run import Runner
+
+    done = eve_shop.copy(tmp_path_factory.mktemp("shop") / "done")
+    runner = Runner(done.settings)
+    flows.nightly(runner, LAST)
+    flows.evaluate(runner)
+    return done

@@ -42,7 +42,7 @@ def prompt_tools(settings: Settings, warehouse: Warehouse, categories: Sequence[
     items = items.filter(pc.field("category").isin(list(categories)))
     codes = warehouse.read("item_codes")
     codes = codes.filter(pc.field("tokenizer") == tokenizer_fingerprint(tokenizer))
-    codes = codes.filter(pc.field("item_id").isin(items["item_id"].to_pylist()))
+    codes = codes.filter(pc.field("item_id").isin(items["item_id"].combine_chunks()))  # typed, even where it is empty
     if items.num_rows and not codes.num_rows:
         raise HemlineError(f"no item codes for the tokenizer of {model.base_model!r}: materialise `item_codes`")
     return PromptTools(folder, tokenizer, codes, PromptBuilder(tokenizer, items, codes, settings.prompts))
