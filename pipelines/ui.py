@@ -24,7 +24,7 @@ def serve(console: Console, settings: Settings, port: int, mlflow_port: int) -> 
     """Run the three servers until interrupted; if one ends, the others are ended too."""
     home = dagster_home(settings)
     programs = Path(sys.executable).parent
-    environment = {**os.environ, "DAGSTER_HOME": str(home), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {**os.environ, "DAGSTER_HOME": str(home), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     location = ["-w", str(WORKSPACE)]
     commands = {
         "Dagster": [str(programs / "dagster-webserver"), "-h", HOST, "-p", str(port), *location],
@@ -36,6 +36,7 @@ def serve(console: Console, settings: Settings, port: int, mlflow_port: int) -> 
     }  # fmt: skip
     if settings.tracking_uri:  # a server of its own shows those runs already
         del commands["MLflow"]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor's stop ends the servers too
     servers = {name: subprocess.Popen(command, env=environment) for name, command in commands.items()}
     console.print(f"Dagster  http://{HOST}:{port}\nMLflow   {settings.tracking_uri or f'http://{HOST}:{mlflow_port}'}")
     console.print("Ctrl+C ends them.")
