@@ -48,7 +48,7 @@ class Table:
     levels: tuple[str, ...]
     columns: tuple[Column, ...]
     key: tuple[str, ...] = ()
-    personal: tuple[str, ...] = ("user_id",)
+    personal: tuple[str, ...] = ("user_id", "session_id")
 
     @property
     def schema(self) -> pa.Schema:

@@ -18,6 +18,8 @@ from ml.settings import Settings
 if TYPE_CHECKING:
     import dagster as dg
 
+OURS = "ml."
+"""How the class of an error that Hemline wrote for people begins."""
 INSTANCE_FILE = Path(__file__).parents[1] / "dagster.yaml"
 
 
@@ -97,8 +99,8 @@ def _failure(result: dg.ExecuteInProcessResult, job: str) -> str:
     for event in result.all_events:
         if event.event_type_value == "STEP_FAILURE":
             error = event.step_failure_data.error
-            while error is not None and error.cause is not None:
-                error = error.cause
+            while error is not None and error.cause is not None and not error.message.startswith(OURS):
+                error = error.cause  # Dagster's wrapping, down to our own sentence and no further
             text = _for_people(error.message) if error else "unknown error"
             return f"{job}: {event.step_key}: {text}\n(run {result.run_id}; `hemline ui` shows its log)"
     for event in result.all_events:
@@ -110,7 +112,7 @@ def _failure(result: dg.ExecuteInProcessResult, job: str) -> str:
 def _for_people(message: str) -> str:
     """Return an error without its class where Hemline wrote it; others need their class to make sense."""
     kind, _, words = message.partition(": ")
-    return (words if kind.startswith("ml.") and words else message).strip()
+    return (words if kind.startswith(OURS) and words else message).strip()
 
 
 def missing_ranges(wanted: Sequence[str], present: Sequence[str]) -> list[tuple[str, str]]:

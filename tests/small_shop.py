@@ -41,7 +41,7 @@ _TINY = {
     "log": {"max_reject_share": 0.1},
     "categories": CATEGORIES,
     "pooled_categories": ["Footwear"],
-    "min_train_examples": 5,
+    "min_train_examples": 12,
     "prompts": {"max_train": 20, "max_validation": 4, "max_steps": 4, "max_memory_products": 3, "max_tokens": 600},
     "language_model": {"batch_size": 4, "learning_rate": 1e-3, "hard_epochs": 1},
     "generation": {"max_new_tokens": 12, "max_users": 12, "chunk_users": 4},
@@ -198,6 +198,7 @@ def save_language_model(folder: Path) -> None:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     made.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=1500, initial_alphabet=alphabet))
     made.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    made.add_tokens(["<tool_call>"])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|im_end|>", bos_token="<|im_start|>")
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)

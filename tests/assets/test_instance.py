@@ -34,7 +34,8 @@ def test_every_table_shows_rows_time_and_columns_with_their_sentence(materializa
             assert [c.name for c in columns] == TABLES[name].names
             assert all(c.description for c in columns)
     assert {m.partition for m in materializations["recommendations"]} == {EVE, LAST}
-    assert {m.partition for m in materializations["adapter"]} == {*CATEGORIES, "all"}
+    assert {m.partition for m in materializations["training_sequences"]} == set(CATEGORIES)
+    assert {m.partition for m in materializations["adapter"]} == {"Clothing", "all"}
 
 
 def test_row_counts_are_those_of_the_tables(shop, materializations):
@@ -59,7 +60,7 @@ def test_no_customer_is_named_in_any_metadata(shop, materializations):
 def test_every_run_succeeded_and_all_checks_passed(shop):
     with Runner(shop.settings).instance() as instance:
         runs = instance.get_runs()
-        assert {run.job_name for run in runs} == {"ingest", "prepare", "train", "nightly", "evaluate"}
+        assert {run.job_name for run in runs} == {"ingest", "prepare", "sequences", "fit", "nightly", "evaluate"}
         assert all(run.is_success for run in runs)
         checks = [
             entry.event_specific_data

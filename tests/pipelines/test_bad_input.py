@@ -7,7 +7,7 @@ import pytest
 from small_shop import DAYS, EVE, LAST, Shop, event, save_language_model, save_text_encoder, write_events
 
 from pipelines import flows
-from pipelines.run import Runner, RunFailedError
+from pipelines.run import RunFailedError, Runner
 
 
 @pytest.fixture
@@ -43,7 +43,9 @@ def lose_a_column(path):
 
 
 def times_of_nonsense(path):
-    rewrite(path, lambda t: t.set_column(t.schema.get_field_index("event_time"), "event_time", pa.array(["x"] * len(t))))
+    rewrite(
+        path, lambda t: t.set_column(t.schema.get_field_index("event_time"), "event_time", pa.array(["x"] * len(t)))
+    )
 
 
 def unknown_actions(path):
@@ -112,9 +114,7 @@ def test_customers_the_model_no_longer_runs_for_keep_their_list(spoiled):
     flows.nightly(Runner(spoiled.settings), LAST)
     for category in ("Clothing", "Footwear"):
         was = {(r["user_id"], r["rank"]): r for r in spoiled.rows("recommendations", date=EVE, category=category)}
-        carried = [
-            r for r in spoiled.rows("recommendations", date=LAST, category=category) if r["source"] == "carried"
-        ]
+        carried = [r for r in spoiled.rows("recommendations", date=LAST, category=category) if r["source"] == "carried"]
         assert carried or category == "Footwear"
         for row in carried:
             old = was[row["user_id"], row["rank"]]

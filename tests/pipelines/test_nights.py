@@ -11,7 +11,6 @@ from small_shop import (
     DAYS,
     EVE,
     LAST,
-    ODD_TITLES,
     PLANTED,
     PLANTED_QUERY,
     event,
@@ -126,17 +125,18 @@ def test_odd_titles_are_shown_as_plain_short_text(shop):
     assert len(titles["odd-megabyte"]) <= 500
     assert not set(titles["odd-markers"]) & set("\x00\n\u202e\u202c")
     assert titles[BAGS[0]] == "Leather bag, second row of its item"
-    prompts = [row for row in shop.rows("prompts", category="Clothing")]
-    assert any(titles["odd-markers"][:20] in row["text"] for row in prompts), "the odd item is in some prompt"
-    vocabulary = [row["input_ids"] for row in prompts]
-    control = set.intersection(*(set(ids) for ids in vocabulary)) & set(max_ids(vocabulary))
-    for token in control:
-        assert len({ids.count(token) for ids in vocabulary}) == 1, "a title became control"
 
 
-def max_ids(prompts):
-    """The newest ids of the tokenizer: its control tokens stand last."""
-    return sorted({i for ids in prompts for i in ids})[-5:]
+def test_no_title_becomes_control_in_a_prompt(shop):
+    from ml.language_model import load_tokenizer
+
+    tokenizer = load_tokenizer(shop.folder / "tiny-llama")
+    title = next(row["title"] for row in shop.rows("catalog") if row["item_id"] == "odd-markers")
+    prompts = shop.rows("prompts", category="Clothing")
+    assert any(title[:40] in row["text"] for row in prompts), "the odd item is in some prompt"
+    for token in tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<tool_call>", "<|endoftext|>"]):
+        assert len({row["input_ids"].count(token) for row in prompts}) == 1
+        assert len({row["response_ids"].count(token) for row in prompts}) == 1
 
 
 def test_an_item_of_the_last_day_is_in_nothing_made_before_it(shop):
@@ -149,7 +149,9 @@ def test_an_item_of_the_last_day_is_in_nothing_made_before_it(shop):
     for category in ("Clothing", "all"):
         assert all("zebra" not in row["text"].lower() for row in shop.rows("prompts", category=category))
     for category in CATEGORIES:
-        assert all(row["target_date"].isoformat() <= AS_OF for row in shop.rows("training_sequences", category=category))
+        assert all(
+            row["target_date"].isoformat() <= AS_OF for row in shop.rows("training_sequences", category=category)
+        )
     memory = {row["query"]: row for row in shop.rows("query_memory")}
     assert memory[PLANTED_QUERY]["items"] == [PLANTED], "the newest memory does know it"
 

@@ -20,7 +20,9 @@ def test_a_readers_first_query_works_as_written(shop, spark, tool, monkeypatch, 
         code = code.replace('"warehouse/', f'"{shop.folder}/warehouse/')  # the session has its own current directory
     names = {"spark": spark}
     exec(compile(code, str(README), "exec"), names)
-    rows = [row for c in ("Clothing", "Footwear", "Bags") for row in shop.rows("recommendations", date=LAST, category=c)]
+    rows = [
+        row for c in ("Clothing", "Footwear", "Bags") for row in shop.rows("recommendations", date=LAST, category=c)
+    ]
     if tool == "duckdb":
         assert "language_model" in capsys.readouterr().out
     elif tool == "pandas":

@@ -45,6 +45,8 @@ def test_the_code_location_loads_nothing_heavy(tmp_path):
     assert json.loads(child.stdout.splitlines()[-1]) == []
 
 
+SEQUENCES = ["query_title_pairs", "training_sequences"]
+FITS = ["adapter", "id_index", "item_embeddings", "prompt_perplexity", "prompts", "title_encoder", "title_index"]
 GRAPH = {
     "ingest": {"day": ["interactions", "query_daily", "rejected_interactions"]},
     "nightly": {
@@ -55,27 +57,27 @@ GRAPH = {
         ],
     },
     "prepare": {"": ["base_model", "catalog", "item_codes", "query_vectors"]},
-    "train": {
-        "model": [
-            "adapter", "id_index", "item_embeddings", "prompt_perplexity", "prompts", "query_title_pairs",
-            "title_encoder", "title_index", "training_sequences",
-        ],
-    },
+    "sequences": {"model": SEQUENCES},
+    "fit": {"model": FITS},
+    "train": {"model": sorted(SEQUENCES + FITS)},
     "evaluate": {"model": ["evaluation_metrics", "evaluation_ranks"]},
 }  # fmt: skip
 
 
 def test_jobs_hold_these_assets_with_these_partitions(tmp_path):
-    settings = Settings(home=tmp_path / "home", warehouse=tmp_path, categories=["Hats", "Coats"], start_date="2026-01-01")
+    settings = Settings(
+        home=tmp_path / "home", warehouse=tmp_path, categories=["Hats", "Coats"], start_date="2026-01-01"
+    )
     definitions = build_definitions(settings)
-    assets = definitions.resolve_asset_graph()
+    graph = definitions.resolve_asset_graph()
+    nodes = {key.to_user_string(): graph.get(key) for key in graph.get_all_asset_keys()}
     kinds = {None: "", "DailyPartitionsDefinition": "day", "StaticPartitionsDefinition": "model"}
     found = {}
     for name in GRAPH:
-        jobs = definitions.resolve_job_def(name)
+        selected = definitions.resolve_job_def(name).asset_layer.selected_asset_keys
         found[name] = {}
-        for key in sorted(key.to_user_string() for key in jobs.asset_layer.selected_asset_keys):
-            partitions = next(assets.get(k).partitions_def for k in assets.get_all_asset_keys() if k.to_user_string() == key)
+        for key in sorted(key.to_user_string() for key in selected):
+            partitions = nodes[key].partitions_def
             kind = kinds[type(partitions).__name__ if partitions else None]
             found[name].setdefault(kind, []).append(key)
             if kind == "model":
