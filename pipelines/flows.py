@@ -48,7 +48,7 @@ def train(runner: Runner, as_of: str | None = None, categories: Sequence[str] = 
 
 def nightly(runner: Runner, day: str | None = None, categories: Sequence[str] = ()) -> Outcome:
     """Make one day's tables; days before it that were never ingested are ingested first."""
-    day = day or newest_raw_day(runner)
+    day = known_day(runner, day or newest_raw_day(runner))
     chosen = known_categories(runner, categories)
     before = [d for d in raw_days(runner.settings.raw_log) if d < day]
     if before and before[-1] >= runner.settings.start_date:
@@ -67,6 +67,19 @@ def newest_raw_day(runner: Runner) -> str:
     if not days:
         raise BadInputError(f"{runner.settings.raw_log}: no event_date=YYYY-MM-DD partition (setting `raw_log`)")
     return days[-1]
+
+
+def known_day(runner: Runner, day: str) -> str:
+    """Return `day`; raises BadInputError where it has no raw partition or lies before the log's first day."""
+    settings = runner.settings
+    days = [d for d in raw_days(settings.raw_log) if d >= settings.start_date]
+    if day not in days:
+        known = f"{days[0]} … {days[-1]}" if days else "none"
+        raise BadInputError(
+            f"--date {day}: {settings.raw_log} has no partition event_date={day} on or after {settings.start_date} "
+            f"(settings `raw_log`, `start_date`); there are: {known}"
+        )
+    return day
 
 
 def known_categories(runner: Runner, categories: Sequence[str]) -> list[str]:
