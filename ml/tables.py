@@ -203,7 +203,7 @@ _ALL = [
             Column("target_time", TIME, "When it was bought."),
             Column("target_date", pa.date32(), "The shop's day of the purchase."),
             Column("query", S, "The current query: the newest search step's text; null without a search step.", False),
-            Column("target_query", S, "The query the purchase itself names: part of the target, never an input.", False),
+            Column("target_query", S, "The query the purchase names: part of the target, never an input.", False),
             Column("steps", pa.list_(STEP), "The steps before the purchase, oldest first, filtered by `click_filter`."),
             Column("item_steps", I32, "How many of the steps are clicks or purchases."),
             Column("eligible", B, "Has enough item steps to be an example; others only fit item models."),
