@@ -60,7 +60,7 @@ def title_index(
     if encoder is None:
         return dg.MaterializeResult(metadata={"note": f"no title encoder for {scope!r}"})
     categories = scope_categories(settings, warehouse, scope)
-    tags = fit_tags(context, as_of_day(config, warehouse), encoder.fitted_until)
+    tags = fit_tags(context, as_of_day(config, warehouse), encoder.fitted_until or "")
     with timed() as timer, registry.run("title_index", scope, tags=tags, params=parameters(settings.index)) as run:
         index, folder = build_title_index(
             settings, warehouse, categories, encoder.folder, settings.work_folder / "title_index" / scope
@@ -128,7 +128,7 @@ def id_index(
     embeddings = registry.champion("item_embeddings", scope)
     if embeddings is None:
         return dg.MaterializeResult(metadata={"note": f"no item embeddings for {scope!r}"})
-    tags = fit_tags(context, as_of_day(config, warehouse), embeddings.fitted_until)
+    tags = fit_tags(context, as_of_day(config, warehouse), embeddings.fitted_until or "")
     with timed() as timer, registry.run("id_index", scope, tags=tags, params=parameters(settings.index)) as run:
         index, folder = build_id_index(settings, embeddings.folder, settings.work_folder / "id_index" / scope)
         version = run.register(folder, item_embeddings_version=embeddings.version)
