@@ -75,7 +75,7 @@ def _metric_table(title: str, rows: list[dict[str, Any]]) -> Table:
         table.add_row(
             system,
             str(next(r["examples"] for r in shown if r)),
-            *(f"{r['value']:.4f} [{r['low']:.4f}, {r['high']:.4f}]" if r else "" for r in shown),
+            *(with_interval(r) if r else "" for r in shown),
         )
     return table
 
@@ -93,9 +93,15 @@ def print_realised(console: Console, settings: Settings) -> None:
         "day", "category", "source", "metric", "value", "customers", title="Yesterday's table, today's purchases"
     )
     for day, r in rows:
-        value = f"{r['value']:.4f} [{r['low']:.4f}, {r['high']:.4f}]"
-        table.add_row(day, r["category"], r["source"], r["metric"], value, str(r["customers"]))
+        table.add_row(day, r["category"], r["source"], r["metric"], with_interval(r), str(r["customers"]))
     console.print(table)
+
+
+def with_interval(row: dict[str, Any]) -> str:
+    """Return a metric's value with its interval, which a single customer does not have."""
+    ends = [row["low"], row["high"]]
+    known = all(end is not None and end == end for end in ends)  # NaN is not equal to itself
+    return f"{row['value']:.4f}" + (f" [{ends[0]:.4f}, {ends[1]:.4f}]" if known else " [one customer]")
 
 
 def _titles(warehouse: Warehouse) -> dict[str, str]:
