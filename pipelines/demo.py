@@ -75,7 +75,7 @@ def run_demo(console: Console, folder: Path) -> None:
     stages.print()
     console.print(
         f"\nTables    {settings.warehouse}\n"
-        f"Query     duckdb -c \"FROM '{settings.warehouse}/recommendations/*/*/*.parquet' LIMIT 10\"\n"
+        f"Query     SELECT * FROM '{settings.warehouse}/recommendations/*/*/*.parquet'   (DuckDB)\n"
         f"A person  hemline show USER --settings {file}\n"
         f"UI        make ui   (Dagster on port 3000, MLflow on port 5000)"
     )
@@ -102,14 +102,14 @@ class Stages:
     def __init__(self, console: Console, folder: Path) -> None:
         self.console = console
         self.folder = folder
-        self.took: list[tuple[str, float | None]] = []
+        self.took: list[tuple[str, float]] = []
 
     def run(self, name: str, work: Callable[[], object]) -> None:
         """Run a stage unless it is done."""
         done = self.folder / name.replace(" ", "_")
         if done.exists():
             self.console.print(f"[green]✓[/] {name} [dim](done before)[/]")
-            self.took.append((name, None))
+            self.took.append((f"{name} (done before)", float(done.read_text())))
             return
         self.console.rule(f"[bold]{name}", align="left")
         started = time.perf_counter()
@@ -123,6 +123,6 @@ class Stages:
         """Print how long each stage took."""
         table = Table("stage", "seconds", title="Time")
         for name, seconds in self.took:
-            table.add_row(name, "done before" if seconds is None else f"{seconds:.0f}")
-        table.add_row("total", f"{sum(s or 0 for _, s in self.took):.0f}")
+            table.add_row(name, f"{seconds:.0f}")
+        table.add_row("total", f"{sum(seconds for _, seconds in self.took):.0f}")
         self.console.print(table)

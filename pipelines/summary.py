@@ -81,11 +81,11 @@ def _metric_table(title: str, rows: list[dict[str, Any]]) -> Table:
 
 
 def print_realised(console: Console, settings: Settings) -> None:
-    """Print how each published table did against the next day's purchases."""
+    """Print how each published table did, all sources together, against the next day's purchases."""
     warehouse = Warehouse(settings.warehouse)
     rows = [
         (day, r) for day in warehouse.days("realised") for r in warehouse.read("realised", date=day).to_pylist()
-        if r["value"] is not None
+        if r["value"] is not None and r["source"] == "all"
     ]  # fmt: skip
     if not rows:
         return
@@ -93,7 +93,7 @@ def print_realised(console: Console, settings: Settings) -> None:
         "day", "category", "source", "metric", "value", "customers", title="Yesterday's table, today's purchases"
     )
     for day, r in rows:
-        table.add_row(day, r["category"], r["source"], r["metric"], with_interval(r), str(r["customers"]))
+        table.add_row(day, r["category"], r["metric"], with_interval(r), str(r["customers"]))
     console.print(table)
 
 
