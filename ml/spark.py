@@ -43,7 +43,6 @@ def spark_session(settings: SparkSettings, app_name: str = "hemline") -> SparkSe
         .config("spark.driver.extraJavaOptions", quiet)
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.driver.host", "127.0.0.1")
-        .config("spark.sql.warehouse.dir", "/tmp/hemline-spark-warehouse")
     )
     for key, value in settings.conf.items():
         builder = builder.config(key, value)
