@@ -80,7 +80,7 @@ def _values_by_source(
 
 def customer_metrics(ranks: dict[str, int], bought: set[str], k: int) -> tuple[float, float, float]:
     """Return recall, ndcg and mrr at `k` of one list (item → rank) against the items bought."""
-    hits = [rank for item, rank in ranks.items() if item in bought and rank <= k]
+    hits = sorted(rank for item, rank in ranks.items() if item in bought and rank <= k)  # one order: one sum
     possible = min(k, len(bought))
     gain = sum(1 / np.log2(rank + 1) for rank in hits)
     ideal = sum(1 / np.log2(rank + 1) for rank in range(1, possible + 1))
