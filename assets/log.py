@@ -1,7 +1,6 @@
 """The cleaned log and the catalogue: `interactions`, `rejected_interactions`, `catalog` (design: input contract)."""
 
 from collections.abc import Iterator
-from datetime import date, timedelta
 
 import dagster as dg
 
@@ -28,12 +27,11 @@ def interactions(
     spark: dg.ResourceParam[SparkSource],
 ) -> Iterator[dg.MaterializeResult]:
     """Clean the days of this run: day D is made from the raw partitions D−1 … D+`late_days`, and writes only D."""
-    from ml.log import check_reject_share, clean, raw_days, read_catalog, read_raw
+    from ml.log import check_reject_share, clean, partition_window, raw_days, read_catalog, read_raw
 
     with timed() as timer:
         days = _days_with_raw_partition(context, raw_days(settings.raw_log), settings)
-        window = _raw_window(days, settings.log.late_days, raw_days(settings.raw_log))
-        context.log.info(f"cleaning {len(days)} day(s) from {len(window)} raw partition(s)")
+        context.log.info(f"cleaning {len(days)} day(s)")
         session = spark.session
         items = read_catalog(session, settings.catalog, settings.catalog_columns, settings.categories)
         items = items.select("item_id", "category")
@@ -41,7 +39,7 @@ def interactions(
             gone = warehouse.frame(session, "catalog").select("item_id", "category")
             items = items.unionByName(gone.join(items, "item_id", "left_anti"))
         kept, rejected = clean(
-            read_raw(session, settings.raw_log, window),
+            read_raw(session, settings.raw_log, partition_window(days, settings.log.late_days)),
             items,
             days,
             settings.log,
@@ -100,13 +98,3 @@ def _days_with_raw_partition(context: dg.AssetExecutionContext, raw: list[str], 
     if missing:
         context.log.warning(f"{len(missing)} day(s) without a raw partition are published empty: {missing[:5]} …")
     return asked
-
-
-def _raw_window(days: list[str], late_days: int, raw: list[str]) -> list[str]:
-    """Return the raw partitions that may hold events of `days`."""
-    wanted = {
-        (date.fromisoformat(day) + timedelta(days=shift)).isoformat()
-        for day in days
-        for shift in range(-1, late_days + 1)
-    }
-    return sorted(wanted & set(raw))

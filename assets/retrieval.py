@@ -3,7 +3,7 @@
 import dagster as dg
 
 from assets.common import TrainConfig, as_of_day, scope_categories, timed
-from assets.tracking import fit_tags, parameters
+from assets.tracking import fit_tags
 from ml.registry import ModelRegistry
 from ml.settings import Settings
 from ml.warehouse import Warehouse
@@ -27,7 +27,7 @@ def title_encoder(
     tags = fit_tags(context, as_of_day(config, warehouse), "")
     with (
         timed() as timer,
-        registry.run("title_encoder", scope, tags=tags, params=parameters(settings.title_encoder)) as run,
+        registry.run("title_encoder", scope, tags=tags, params=settings.title_encoder.model_dump()) as run,
     ):
         fitted = fit_title_encoder(settings, warehouse, categories, settings.work_folder / "title_encoder" / scope, run)
         version = run.register(fitted.folder, fitted_until=fitted.fitted_until, encoder=fitted.kind)
@@ -61,7 +61,7 @@ def title_index(
         return dg.MaterializeResult(metadata={"note": f"no title encoder for {scope!r}"})
     categories = scope_categories(settings, warehouse, scope)
     tags = fit_tags(context, as_of_day(config, warehouse), encoder.fitted_until or "")
-    with timed() as timer, registry.run("title_index", scope, tags=tags, params=parameters(settings.index)) as run:
+    with timed() as timer, registry.run("title_index", scope, tags=tags, params=settings.index.model_dump()) as run:
         index, folder = build_title_index(
             settings, warehouse, categories, encoder.folder, settings.work_folder / "title_index" / scope
         )
@@ -96,7 +96,7 @@ def item_embeddings(
     tags = fit_tags(context, as_of_day(config, warehouse), "")
     with (
         timed() as timer,
-        registry.run("item_embeddings", scope, tags=tags, params=parameters(settings.item_embeddings)) as run,
+        registry.run("item_embeddings", scope, tags=tags, params=settings.item_embeddings.model_dump()) as run,
     ):
         work = settings.work_folder / "item_embeddings" / scope
         fitted = fit_item_embeddings(settings, warehouse, categories, work, run)
@@ -129,7 +129,7 @@ def id_index(
     if embeddings is None:
         return dg.MaterializeResult(metadata={"note": f"no item embeddings for {scope!r}"})
     tags = fit_tags(context, as_of_day(config, warehouse), embeddings.fitted_until or "")
-    with timed() as timer, registry.run("id_index", scope, tags=tags, params=parameters(settings.index)) as run:
+    with timed() as timer, registry.run("id_index", scope, tags=tags, params=settings.index.model_dump()) as run:
         index, folder = build_id_index(settings, embeddings.folder, settings.work_folder / "id_index" / scope)
         version = run.register(folder, item_embeddings_version=embeddings.version)
     registry.promote(version)

@@ -6,8 +6,6 @@ from importlib.metadata import version
 
 import dagster as dg
 
-from ml.settings import Section
-
 
 def fit_tags(context: dg.AssetExecutionContext, as_of: str, fitted_until: date | str) -> dict[str, str]:
     """Return the tags of a model fitted in this run: newest day it could use and newest day it did use among them."""
@@ -24,8 +22,3 @@ def fit_tags(context: dg.AssetExecutionContext, as_of: str, fitted_until: date |
 def code_version() -> str:
     """Return the installed version of Hemline."""
     return version("hemline")
-
-
-def parameters(settings: Section) -> dict[str, object]:
-    """Return one section of the settings as flat parameters."""
-    return dict(settings.model_dump())

@@ -5,8 +5,6 @@ import logging
 import dagster as dg
 from rich.console import Console
 
-QUIET = {"STEP_OUTPUT", "STEP_INPUT"}
-
 
 class RunHandler(logging.Handler):
     """Prints Dagster's log records in a person's words."""

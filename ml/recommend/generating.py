@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +36,6 @@ class Night:
     kept: int = 0
     failed: int = 0
     seconds: float = 0.0
-    users_by_source: Mapping[str, int] = field(default_factory=dict)
 
 
 def choose_users(histories: pa.Table, categories: Sequence[str], limit: int) -> dict[str, pa.Table]:

@@ -8,7 +8,6 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.errors import HemlineError
@@ -135,8 +134,3 @@ def shelf_vectors(index: VectorIndex, items: Sequence[str], encode, shelf: Shelf
     if new:
         parts.update(zip(new, encode([shelf.titles[i] for i in new]), strict=True))
     return np.stack([parts[i] for i in items]).astype(np.float32)
-
-
-def histories_of(warehouse: Warehouse, day: str) -> pa.Table:
-    """Return the day's `user_histories`."""
-    return warehouse.read("user_histories", date=day)
