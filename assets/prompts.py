@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from assets.common import TrainConfig, scope_categories, table_metadata, timed
+from assets.common import TrainConfig, scope_categories, table_metadata
+from assets.measure import timed
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 
@@ -14,18 +15,16 @@ def item_codes(
 ) -> dg.MaterializeResult:
     """A short code of single tokens for every item; codes of new items are appended, none is ever reused."""
     from ml.language_model import load_tokenizer, prepare_base_model
-    from ml.prompts import assign_codes
+    from ml.prompts import assign_codes, similar_side_by_side
 
-    with timed() as timer:
+    with timed() as cost:
         model = settings.language_model
         tokenizer = load_tokenizer(prepare_base_model(model.base_model, model.revision, settings.models_folder))
         existing = warehouse.read("item_codes") if warehouse.exists("item_codes") else None
-        items = warehouse.read("catalog", ["item_id", "first_seen"]).sort_by(
-            [("first_seen", "ascending"), ("item_id", "ascending")]
-        )
-        codes = assign_codes(tokenizer, existing, items["item_id"].to_pylist())
+        items = similar_side_by_side(warehouse.read("catalog"), settings.prompts.attributes)
+        codes = assign_codes(tokenizer, existing, items)
         published = warehouse.publish("item_codes", codes)
-    return dg.MaterializeResult(metadata=table_metadata([published], codes, timer.seconds))
+    return dg.MaterializeResult(metadata=table_metadata([published], codes, cost))
 
 
 @dg.asset(group_name="prompts", deps=["training_sequences", "item_codes", "query_daily", "query_vectors"])
@@ -38,7 +37,7 @@ def prompts(
     """Training and validation prompts of one model partition, with the memory as of the day before each target."""
     from ml.recommend.prompting import training_prompts
 
-    with timed() as timer:
+    with timed() as cost:
         scope = context.partition_key
         categories = scope_categories(settings, warehouse, scope)
         if not categories:
@@ -49,7 +48,7 @@ def prompts(
     example = rows["text"][0].as_py() + rows["response"][0].as_py() if rows.num_rows else ""
     return dg.MaterializeResult(
         metadata={
-            **table_metadata([published], rows.select(["category", "variant", "temporal_split"]), timer.seconds),
+            **table_metadata([published], rows.select(["category", "variant", "temporal_split"]), cost),
             "tokens": sum(lengths),
             "longest_prompt": max(lengths, default=0),
             "example": dg.MetadataValue.text(example),

@@ -6,24 +6,19 @@ A default that comes from the paper names its section; the others say why they a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from ml.baselines.recformer_settings import RecformerSettings
+from ml.baselines.settings import BaselineSettings
+from ml.section import Positive, Section, Share
 
 POOLED = "all"
 """Model partition shared by every category (`scope: all`, and categories too small for their own)."""
 OTHER = "other"
 """Category of items whose own category is not listed in `categories`."""
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """A group of settings: immutable, and an unknown name is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class CatalogColumns(Section):
@@ -134,12 +129,20 @@ class GenerationSettings(Section):
     """What the language model writes each night (paper 5.1)."""
 
     max_new_tokens: Positive = 64
+    beams: Positive = Field(default=8, description="beginnings of codes searched at once; 1: one answer, as the paper")
+    candidates: Positive = Field(default=50, description="items kept of a beam search, with their likelihood")
     temperature: float = Field(default=0.0, ge=0, description="0: greedy; the paper samples at 0.05")
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_users: int = Field(default=2000, ge=0, description="users a night, most active first, over all categories")
     batch_size: Positive = 16
     chunk_users: Positive = Field(default=128, description="users per finished chunk: what a killed run keeps")
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _beams_are_greedy(self) -> GenerationSettings:
+        if self.beams > 1 and self.temperature > 0:
+            raise ValueError("generation.beams: expected 1 with a temperature above 0 (a beam search does not sample)")
+        return self
 
 
 class TitleEncoderSettings(Section):
@@ -195,10 +198,32 @@ class IndexSettings(Section):
     )
 
 
+class RankerSettings(Section):
+    """The model that fuses the sources' lists; chosen on fashion data's validation part (docs/log.md)."""
+
+    examples: Positive = Field(default=3000, description="validation examples per category that it is fitted on")
+    answered: int = Field(
+        default=500, ge=0, description="of these, how many the language model answers; the others go without"
+    )
+    min_examples: Positive = Field(default=20, description="with fewer usable examples, lists are joined by the mixup")
+    hidden: Positive = 32
+    dropout: Share = 0.1
+    learning_rate: float = Field(default=2e-3, gt=0)
+    batch_size: Positive = 32
+    epochs: Positive = 30
+    patience: Positive = 5
+    held_out_share: float = Field(default=0.15, gt=0, lt=1, description="examples that choose the epoch")
+    seed: int = 0
+
+
 class RecommendationSettings(Section):
     """Who gets what (design: who gets what; paper 4.4 for the mixup)."""
 
     k: Positive = Field(default=10, description="K, items per customer and category")
+    order: Literal["fusion", "mixup"] = Field(
+        default="fusion", description="fusion: all sources' items, ordered by the ranker; mixup: the paper's two lists"
+    )
+    ranker: RankerSettings = RankerSettings()
     mixup_n: int = Field(default=1, ge=0, description="N, items from the id list; paper 4.4")
     active_days: Positive = 28
     available_days: Positive = Field(default=28, description="days an item stays available after its last event")
@@ -212,8 +237,13 @@ class EvaluationSettings(Section):
     users: Positive = Field(default=2000, description="fixed test examples per category, scored by every system")
     resamples: Positive = Field(default=1000, description="bootstrap resamples")
     confidence: float = Field(default=0.95, gt=0, lt=1)
-    splits: list[Literal["temporal", "leave_one_out"]] = ["temporal", "leave_one_out"]
-    actions: list[Literal["all", "purchases_only"]] = ["all", "purchases_only"]
+    splits: list[Literal["temporal", "leave_one_out"]] = Field(default=["temporal", "leave_one_out"])
+    actions: list[Literal["all", "purchases_only"]] = Field(default=["all", "purchases_only"])
+    more_systems: list[Literal["gru4rec", "sasrec", "bert4rec", "nextitnet", "recformer", "recformer_queries"]] = Field(
+        default=[], description="systems beside popularity, Markov, item-kNN and CORE; they take long"
+    )
+    baselines: BaselineSettings = BaselineSettings()
+    recformer: RecformerSettings = RecformerSettings()
     seed: int = 0
 
 
@@ -223,7 +253,7 @@ class SparkSettings(Section):
     master: str = "local[2]"
     driver_memory: str = "4g"
     shuffle_partitions: Positive = 4
-    conf: dict[str, str] = {}
+    conf: dict[str, str] = Field(default={})
 
 
 class Settings(Section):

@@ -24,6 +24,9 @@ STEP = pa.struct(
 )
 """One step of a sequence: a search has a query and no item; a click or purchase has an item and maybe its query."""
 
+CANDIDATE = pa.struct([("item_id", pa.string()), ("log_probability", pa.float64())])
+"""An item the language model considered, and the log-probability of its code."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -89,6 +92,7 @@ _VERSIONS = (
     Column("model_version", S, "Registered version of the language model's adapter, if one took part.", False),
     Column("title_encoder_version", S, "Registered version of the title encoder, if one took part.", False),
     Column("item_embeddings_version", S, "Registered version of the item embeddings, if they took part.", False),
+    Column("ranker_version", S, "Registered version of the ranker that ordered the list, if one did.", False),
     Column("fitted_until", S, "Newest day whose events any of these models was fitted on.", False),
     Column("model_from_future", B, "True where a model was fitted on events later than this table's day."),
 )
@@ -281,6 +285,7 @@ _ALL = [
             Column("title", S, "The title it wrote; may be empty.", False),
             Column("log_probability", F64, "Log-probability of the item's code.", False),
             Column("parsed", B, "Whether the code named an available item."),
+            Column("candidates", pa.list_(CANDIDATE), "The items its beam search found, best first; may be empty."),
             Column("prompt_hash", S, "Hash of prompt, model and catalogue: unchanged means nothing to do."),
             Column("model_version", S, "Registered version of the adapter that wrote it."),
             Column("generated_on", S, "Day it was written; an older day means carried forward."),
@@ -297,7 +302,7 @@ _ALL = [
             Column("item_id", S, "The item."),
             Column("score", F64, "Score within its list; only comparable for one user and source."),
             Column("source", S, "language_model, carried, retrieval or popular: how the customer's list was made."),
-            Column("part", S, "id, title or popular: which list of the mixup gave this item."),
+            Column("part", S, "fusion; or the list of the mixup that gave this item: id or title; or popular."),
             Column("listed_on", S, "Day the list was made; older than the table's day where carried."),
             *_VERSIONS,
         ],

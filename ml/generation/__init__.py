@@ -1,11 +1,11 @@
 """What the language model writes: constrained item code, then a free title, fast over many customers.
 
-`trie` says which codes exist, `prefix_cache` shares the instruction's keys and values, `batch` and `sampling` write a
-batch, `decoding` answers any number of rows, `chunks` keeps finished parts on disk.
+`trie` says which codes exist, `beam` searches them, `prefix_cache` shares the instruction's keys and values, `batch`
+and `sampling` write a batch, `decoding` answers any number of rows, `chunks` keeps finished parts on disk.
 """
 
-from ml.generation.chunks import generate_in_chunks
+from ml.generation.chunks import candidate_rows, generate_in_chunks
 from ml.generation.decoding import Generated, generate
 from ml.generation.trie import CodeTrie
 
-__all__ = ["CodeTrie", "Generated", "generate", "generate_in_chunks"]
+__all__ = ["CodeTrie", "Generated", "candidate_rows", "generate", "generate_in_chunks"]

@@ -9,12 +9,14 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from ml.generation.beam import Found, Partial, search_codes
 from ml.generation.prefix_cache import BufferLayer, PrefixCache
 from ml.generation.sampling import choose, row_noise
 from ml.generation.trie import ROOT, CodeTrie
@@ -23,6 +25,8 @@ from ml.settings import GenerationSettings
 PROMPT_TOKENS = 16_384
 CPU_PROMPT_TOKENS = 1024
 """Prompt tokens read at once: a GPU wants many, a core's caches few."""
+BEAM_ROWS = 64
+"""Partial codes read at once: each takes a copy of its prompt's keys and values."""
 
 
 @dataclass
@@ -38,6 +42,7 @@ class Row:
     title_ids: list[int] = field(default_factory=list)
     item_id: str | None = None
     log_probability: float = 0.0
+    candidates: list[Found] = field(default_factory=list)
 
 
 class BatchWriter:
@@ -78,8 +83,8 @@ class BatchWriter:
         capacity = shared + longest + settings.max_new_tokens + len(self._separator_ids)
         state = _Reading.starting_with(self._prefix, len(rows), capacity)
         logits = self._read_prompts(rows, state)
+        (self._advance if settings.beams == 1 else partial(self._search, state))(rows, logits)
         while True:
-            self._advance(rows, logits)
             ended = [row for row in rows if not row.pending]
             for row in ended:
                 finished(row)
@@ -87,7 +92,32 @@ class BatchWriter:
                 rows = state.drop(rows)
             if not rows:
                 return
-            logits = self._read(rows, state)
+            self._advance(rows, self._read(rows, state))
+
+    def _search(self, state: _Reading, rows: list[Row], logits: torch.Tensor) -> None:
+        """Find each row's items by beam search and put the best one's code into `pending`; none: the row ended."""
+        step = max(1, BEAM_ROWS // self._settings.beams)
+        for first in range(0, len(rows), step):
+            some = rows[first : first + step]
+            read = partial(self._read_partials, state, first)
+            found = search_codes(
+                logits[first : first + step], read, self._trie, self._settings.beams, self._settings.candidates
+            )
+            for row, items in zip(some, found, strict=True):
+                self._take_item(row, items)
+
+    def _read_partials(self, state: _Reading, first: int, partials: Sequence[Partial]) -> torch.Tensor:
+        """Return the logits behind partial codes of the rows from `first` on, each read behind its own prompt."""
+        copies = state.repeated([first + one.prompt for one in partials], len(partials[0].tokens))
+        return self._read([Row(i, list(one.tokens), np.empty(0)) for i, one in enumerate(partials)], copies)
+
+    def _take_item(self, row: Row, items: list[Found]) -> None:
+        row.pending, row.candidates, row.in_code = [], items, False
+        if items:
+            row.item_id, row.log_probability = items[0].item_id, items[0].log_probability
+            row.written = len(items[0].tokens) + len(self._separator_ids)
+            room = row.written < self._settings.max_new_tokens
+            row.pending = [*items[0].tokens, *self._separator_ids] if room else []
 
     def _read_prompts(self, rows: list[Row], state: _Reading) -> torch.Tensor:
         """Feed the prompts a few rows at a time: many gain nothing here, and few of like length need little padding."""
@@ -177,6 +207,11 @@ class _Reading:
     def starting_with(cls, prefix: PrefixCache, rows: int, capacity: int) -> _Reading:
         mask = np.ones((rows, len(prefix)), dtype=np.int64)
         return cls(prefix.expand(rows, capacity), mask, np.full(rows, len(prefix), dtype=np.int64))
+
+    def repeated(self, rows: Sequence[int], room: int) -> _Reading:
+        """Return a copy of some of the rows, any of them several times, with `room` for further positions."""
+        layers = [layer.repeated(rows, room) for layer in self._layers]
+        return _Reading(layers, self._mask[list(rows)], self._lengths[list(rows)])
 
     def part(self, rows: slice) -> _Reading:
         """Return some of the rows, to be read on their own and then joined."""

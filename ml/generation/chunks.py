@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +17,14 @@ from ml.errors import BadInputError
 from ml.generation.decoding import Generated, evaluating, generate, instruction_cache
 from ml.generation.trie import CodeTrie
 from ml.settings import GenerationSettings
+from ml.tables import CANDIDATE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ml.prompts import ResponseFormat
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same inputs would be answered differently by new code: older chunks are then not reused."""
 ANSWER = pa.schema(
     [
@@ -31,6 +32,7 @@ ANSWER = pa.schema(
         pa.field("title", pa.string(), nullable=False),
         pa.field("log_probability", pa.float64()),
         pa.field("parsed", pa.bool_(), nullable=False),
+        pa.field("candidates", pa.list_(CANDIDATE), nullable=False),
     ]
 )
 
@@ -91,6 +93,11 @@ def _key(common: list[object], inputs: Sequence[list[int]], row_keys: Sequence[s
     return digest.hexdigest()
 
 
+def candidate_rows(answer: Generated) -> list[dict[str, str | float]]:
+    """Return an answer's candidates as rows of `ml.tables.CANDIDATE`."""
+    return [{"item_id": item, "log_probability": value} for item, value in answer.candidates]
+
+
 def _read(path: Path, rows: int) -> list[Generated] | None:
     """Return a finished chunk, or None where there is none that can be trusted."""
     try:
@@ -99,12 +106,17 @@ def _read(path: Path, rows: int) -> list[Generated] | None:
         return None
     if table.num_rows != rows or table.schema != ANSWER:
         return None
-    return [Generated(**row) for row in table.to_pylist()]
+    return [Generated(**row | {"candidates": _pairs(row["candidates"])}) for row in table.to_pylist()]
+
+
+def _pairs(candidates: list[dict[str, Any]]) -> tuple[tuple[str, float], ...]:
+    return tuple((c["item_id"], c["log_probability"]) for c in candidates)
 
 
 def _write(path: Path, answers: Sequence[Generated]) -> None:
     """Write a chunk so that its name only ever stands for a whole file."""
-    table = pa.Table.from_pylist([vars(answer) for answer in answers], schema=ANSWER)
+    rows = [vars(answer) | {"candidates": candidate_rows(answer)} for answer in answers]
+    table = pa.Table.from_pylist(rows, schema=ANSWER)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:

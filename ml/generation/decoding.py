@@ -27,12 +27,14 @@ class Generated:
     `log_probability` is that of the item's code under the model's own full softmax at temperature 1 (natural
     logarithm), not renormalised over the codes that exist: low where the constraint had to push. Where the constraint
     failed (no available item, a model that computes NaN) there is no item and no title, and `parsed` is false.
+    `candidates` are the items that a beam search found with their log-probabilities, best first; empty without one.
     """
 
     item_id: str | None
     title: str
     log_probability: float | None
     parsed: bool
+    candidates: tuple[tuple[str, float], ...] = ()
 
 
 FAILED = Generated(None, "", None, False)
@@ -55,7 +57,8 @@ def generate(
 
     The keys and values of `instruction_ids`, with which every input starts, are computed once (or given as `prefix`,
     see `instruction_cache`). Inputs of similar length share a batch of at most `settings.batch_size` rows. A row writes
-    the tokens of a code of `trie`, everything else masked before the temperature; then the separator; then a title
+    the tokens of a code of `trie`, everything else masked before the temperature (with `settings.beams`, the most
+    likely code of a beam search); then the separator; then a title
     without control tokens up to the end token, at most `settings.max_new_tokens` in all. `row_keys` seed the rows'
     noise, so that in float32 an answer does not depend on the batch. In 16 bits the batch's rounding alone can change a
     nearly equal choice; the same batches repeat exactly. A progress bar counts the rows; with `on_finished` that is
@@ -169,4 +172,5 @@ def _answer(row: Row, tokenizer: PreTrainedTokenizerBase) -> Generated:
         return FAILED
     # U+FFFD: bytes that are not (or not yet) a character.
     title = clean_text(str(tokenizer.decode(row.title_ids, skip_special_tokens=True)).replace("\ufffd", ""))
-    return Generated(row.item_id, title, row.log_probability, True)
+    candidates = tuple((found.item_id, found.log_probability) for found in row.candidates)
+    return Generated(row.item_id, title, row.log_probability, True, candidates)

@@ -61,6 +61,16 @@ class BufferLayer(DynamicLayer):
         """Return a layer over some of the rows; what is written to it stands here too, once `fill_to` is called."""
         return BufferLayer((self._buffers[0][rows], self._buffers[1][rows]), self._length)
 
+    def repeated(self, rows: Sequence[int], room: int) -> BufferLayer:
+        """Return a copy with one row per entry of `rows`, and room for `room` further positions."""
+        copies = []
+        for buffer in self._buffers:
+            _, heads, _, dim = buffer.shape
+            copy = buffer.new_zeros((len(rows), heads, self._length + room, dim))
+            copy[:, :, : self._length] = buffer[list(rows), :, : self._length]
+            copies.append(copy)
+        return BufferLayer((copies[0], copies[1]), self._length)
+
     def move_rows(self, moves: Sequence[tuple[int, int]], rows: int) -> None:
         """Copy row `source` over row `target` for each (source, target), then keep the first `rows` rows."""
         for buffer in self._buffers:

@@ -95,12 +95,24 @@ class CodeTrie:
 
     def allowed_batch(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (row, token) index arrays: every token that may follow `nodes[row]`, row by row, tokens ascending."""
+        rows, children = self.children_batch(nodes)
+        return rows, self._token[children]
+
+    def children_batch(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (row, child) index arrays: every child of `nodes[row]`, row by row, by token."""
         nodes = np.asarray(nodes, dtype=np.int64)
         first, counts = self._first_child[nodes].astype(np.int64), self._child_counts(nodes)
         rows = np.repeat(np.arange(len(nodes)), counts)
         offsets = np.concatenate(([0], np.cumsum(counts)[:-1])) if len(nodes) else counts
-        children = np.arange(int(counts.sum())) + np.repeat(first - offsets, counts)
-        return rows, self._token[children]
+        return rows, np.arange(int(counts.sum())) + np.repeat(first - offsets, counts)
+
+    def tokens(self, nodes: np.ndarray) -> np.ndarray:
+        """Return the token that leads to each of `nodes`."""
+        return self._token[nodes]
+
+    def finished(self, nodes: np.ndarray) -> np.ndarray:
+        """Return whether a code ends at each of `nodes`."""
+        return self._item_index[nodes] >= 0
 
     def step(self, node: int, token: int) -> int:
         """Return the node that `token` leads to from `node`; HemlineError if no code goes on so."""

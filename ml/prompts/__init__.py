@@ -1,7 +1,7 @@
 """Prompts (paper 4.2, figure 3): item codes, prompts as token ids, and the `prompts` table."""
 
 from ml.prompts.builder import Prompt, PromptBuilder, ResponseFormat
-from ml.prompts.codes import CodeBook, assign_codes, code_book
+from ml.prompts.codes import CodeBook, assign_codes, code_book, similar_side_by_side
 from ml.prompts.examples import build_prompts, sample_examples
 from ml.prompts.tokens import TextTokenizer, tokenizer_fingerprint
 
@@ -15,5 +15,6 @@ __all__ = [
     "build_prompts",
     "code_book",
     "sample_examples",
+    "similar_side_by_side",
     "tokenizer_fingerprint",
 ]

@@ -135,6 +135,23 @@ def assign_codes(tokenizer: PreTrainedTokenizerBase, existing: pa.Table | None, 
     return pa.concat_tables([table, added.cast(schema)]).combine_chunks()
 
 
+def similar_side_by_side(catalog: pa.Table, attributes: Sequence[str] | None = None) -> list[str]:
+    """Return the catalogue's item ids, ordered so that neighbours are alike: category, attributes, title, id.
+
+    `attributes` are compared in the order given (default: as they stand in the catalogue). In this order a code's first
+    token says what kind of item it names, and the model can learn that before it learns any item.
+    """
+    rows = catalog.select(["category", "attributes", "title", "item_id"]).to_pylist()
+    values = [dict(row["attributes"] or ()) for row in rows]
+    names = dict.fromkeys(name for own in values for name in own) if attributes is None else attributes
+
+    def likeness(place: int) -> tuple[str, ...]:
+        row, own = rows[place], values[place]
+        return (row["category"], *(own.get(name) or "" for name in names), row["title"], row["item_id"])
+
+    return [rows[place]["item_id"] for place in sorted(range(len(rows)), key=likeness)]
+
+
 def _check_same_codes(book: CodeBook, own: pa.Table, fingerprint: str) -> None:
     sample = own.take(pa.array(range(0, own.num_rows, max(1, own.num_rows // 1000)), pa.int64()))
     for ordinal, code in zip(sample["ordinal"].to_pylist(), sample["code"].to_pylist(), strict=True):

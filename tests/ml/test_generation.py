@@ -51,7 +51,7 @@ def _inputs(generator, rows, longest=30):
 
 
 def _answers(model, tokenizer, inputs, trie, keys=None, instruction=None, **options):
-    options = {"max_new_tokens": 16, "batch_size": 4} | options
+    options = {"max_new_tokens": 16, "batch_size": 4, "beams": 1} | options
     keys = [str(i) for i in range(len(inputs))] if keys is None else keys
     instruction = INSTRUCTION if instruction is None else instruction
     return generate(model, tokenizer, inputs, instruction, trie, FORMAT, GenerationSettings(**options), keys)
@@ -283,7 +283,7 @@ def test_a_prefix_cache_can_be_given(llama, tokenizer):
     trie, _ = random_trie(np.random.default_rng(0))
     inputs = _inputs(np.random.default_rng(6), 5)
     prefix = instruction_cache(llama, INSTRUCTION)
-    options = GenerationSettings(max_new_tokens=16)
+    options = GenerationSettings(max_new_tokens=16, beams=1)
     given = generate(llama, tokenizer, inputs, INSTRUCTION, trie, FORMAT, options, list("abcde"), prefix=prefix)
     again = generate(llama, tokenizer, inputs, INSTRUCTION, trie, FORMAT, options, list("abcde"), prefix=prefix)
     assert given == again

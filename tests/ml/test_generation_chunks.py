@@ -10,7 +10,7 @@ from tests.ml.generation_models import FORMAT, byte_tokenizer, one_thread, rando
 
 INSTRUCTION = list(b"Recommend:\n")
 KEYS = [f"user {i}" for i in range(20)]
-OPTIONS = GenerationSettings(max_new_tokens=8, batch_size=3, chunk_users=6, temperature=0.8)
+OPTIONS = GenerationSettings(max_new_tokens=8, batch_size=3, chunk_users=6, temperature=0.8, beams=1)
 
 
 @pytest.fixture(scope="module", autouse=True)
