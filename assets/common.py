@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
+from assets.measure import Cost
 from ml.errors import BadInputError
 from ml.settings import POOLED, Settings
 from ml.tables import TABLES, Table
@@ -33,24 +31,6 @@ class NightlyConfig(dg.Config):
     """Run configuration of what is made per category every night."""
 
     categories: list[str] = Field(default=[], description="Categories to make; empty: all of them.")
-
-
-@dataclass
-class Timer:
-    """Wall-clock seconds of the block it was opened for."""
-
-    seconds: float = 0.0
-    started: float = field(default_factory=time.perf_counter)
-
-
-@contextmanager
-def timed() -> Iterator[Timer]:
-    """Measure the block."""
-    timer = Timer()
-    try:
-        yield timer
-    finally:
-        timer.seconds = time.perf_counter() - timer.started
 
 
 def newest_day(warehouse: Warehouse) -> str:
@@ -112,15 +92,15 @@ def column_schema(table: Table) -> dg.TableSchema:
     )
 
 
-def table_metadata(publications: Sequence[Publication], preview: pa.Table | None, seconds: float) -> dict[str, Any]:
-    """Return the metadata every published table carries: rows, schema, preview without personal columns, timing."""
+def table_metadata(publications: Sequence[Publication], preview: pa.Table | None, cost: Cost) -> dict[str, Any]:
+    """Return the metadata every published table carries: rows, schema, preview without personal columns, cost."""
     table = TABLES[publications[0].table]
     metadata: dict[str, Any] = {
         "dagster/row_count": sum(p.rows for p in publications),
         "dagster/column_schema": column_schema(table),
         "bytes": sum(p.bytes for p in publications),
         "partitions_changed": sum(p.changed for p in publications),
-        "seconds": round(seconds, 2),
+        **cost.metadata(),
         "path": dg.MetadataValue.path(str(publications[-1].folder)),
     }
     if preview is not None:

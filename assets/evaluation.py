@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.common import figure_markdown, newest_day, scope_of, table_metadata, timed
+from assets.common import figure_markdown, newest_day, scope_of, table_metadata
+from assets.measure import timed
 from assets.tracking import fit_tags
 from ml.registry import ModelRegistry
 from ml.settings import POOLED, Settings
@@ -46,7 +47,7 @@ def evaluation(
     scope = scope_of(settings, warehouse, category)
     tags = fit_tags(context, newest_day(warehouse), "")
     with (
-        timed() as timer,
+        timed() as cost,
         registry.run("evaluation", category, tags=tags, params=settings.evaluation.model_dump()) as run,
     ):
         result = CategoryComparison(settings, warehouse, registry, category, scope, run).compare()
@@ -57,8 +58,6 @@ def evaluation(
     ranks = warehouse.publish("evaluation_ranks", result.ranks, category=category)
     yield dg.MaterializeResult(
         asset_key="evaluation_metrics",
-        metadata={**table_metadata([metrics], result.metrics, timer.seconds), "metrics": figure_markdown(figure)},
+        metadata={**table_metadata([metrics], result.metrics, cost), "metrics": figure_markdown(figure)},
     )
-    yield dg.MaterializeResult(
-        asset_key="evaluation_ranks", metadata=table_metadata([ranks], result.ranks, timer.seconds)
-    )
+    yield dg.MaterializeResult(asset_key="evaluation_ranks", metadata=table_metadata([ranks], result.ranks, cost))

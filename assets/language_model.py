@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.common import TrainConfig, as_of_day, figure_markdown, table_metadata, timed
+from assets.common import TrainConfig, as_of_day, figure_markdown, table_metadata
+from assets.measure import timed
 from assets.tracking import fit_tags
 from ml.registry import ModelRegistry
 from ml.settings import Settings
@@ -16,7 +17,7 @@ def base_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """The pinned local snapshot of the base language model: safetensors weights, configuration, tokenizer."""
     from ml.language_model import prepare_base_model, snapshot_fingerprint
 
-    with timed() as timer:
+    with timed() as cost:
         model = settings.language_model
         folder = prepare_base_model(model.base_model, model.revision, settings.models_folder)
     return dg.MaterializeResult(
@@ -25,7 +26,7 @@ def base_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
             "fingerprint": snapshot_fingerprint(folder),
             "bytes": sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()),
             "path": dg.MetadataValue.path(str(folder)),
-            "seconds": round(timer.seconds, 2),
+            **cost.metadata(),
         }
     )
 
@@ -63,7 +64,7 @@ def adapter(
     model = settings.language_model
     folder = prepare_base_model(model.base_model, model.revision, settings.models_folder)
     tags = fit_tags(context, as_of_day(config, warehouse), fitted_until=max(train["target_date"].to_pylist()))
-    with timed() as timer, registry.run("adapter", scope, tags=tags, params=model.model_dump()) as run:
+    with timed() as cost, registry.run("adapter", scope, tags=tags, params=model.model_dump()) as run:
         result = train_adapter(folder, train, validation, model, settings.work_folder / "adapter" / scope, run)
         figure = plot_losses(result.losses, result.validation)
         run.figure(figure, "loss.png")
@@ -81,11 +82,11 @@ def adapter(
             "tokens": result.tokens,
             "tokens_per_second": round(result.tokens / max(result.seconds, 1e-9), 1),
             "validation_loss": result.validation_loss,
-            "seconds": round(timer.seconds, 2),
+            **cost.metadata(),
             "losses": figure_markdown(figure),
         },
     )
     yield dg.MaterializeResult(
         asset_key="prompt_perplexity",
-        metadata=table_metadata([published], result.perplexity, timer.seconds),
+        metadata=table_metadata([published], result.perplexity, cost),
     )

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from assets.common import scope_of
 from ml.errors import BadInputError
 from ml.log import raw_days
+from ml.settings import Settings
 from ml.warehouse import Warehouse
 from pipelines.jobs import SELECTIONS
 from pipelines.run import Outcome, Runner, missing_ranges
 
 _TAKES_AS_OF = {
-    "training_sequences", "prompts", "adapter", "title_encoder", "title_index", "item_embeddings", "id_index",
+    "training_sequences", "prompts", "adapter", "title_encoder", "title_index", "item_embeddings", "id_index", "ranker",
 }  # fmt: skip
 _TAKES_CATEGORIES = ("generations", "recommendations", "realised")
 
 
 def ingest(runner: Runner, until: str) -> list[Outcome]:
-    """Clean every raw day up to `until` that is not published yet, range by range."""
+    """Clean every raw day up to `until` that is not published yet, range by range.
+
+    A day counts as published when every table of the job has it: a run that was killed may have left it in some.
+    """
     settings = runner.settings
-    wanted = [day for day in raw_days(settings.raw_log) if settings.start_date <= day <= until]
+    wanted = [day for day in finished_days(settings) if settings.start_date <= day <= until]
     if not wanted:
         raise BadInputError(
             f"{settings.raw_log}: no event_date=YYYY-MM-DD partition from {settings.start_date} to {until} "
             "(settings `raw_log`, `start_date`)"
         )
-    published = Warehouse(settings.warehouse).days("interactions")
+    warehouse = Warehouse(settings.warehouse)
+    published = sorted(set.intersection(*(set(warehouse.days(table)) for table in SELECTIONS["ingest"])))
     return [runner.run("ingest", days=days) for days in missing_ranges(wanted, published)]
 
 
@@ -50,7 +56,7 @@ def nightly(runner: Runner, day: str | None = None, categories: Sequence[str] = 
     """Make one day's tables; days before it that were never ingested are ingested first."""
     day = known_day(runner, day or newest_raw_day(runner))
     chosen = known_categories(runner, categories)
-    before = [d for d in raw_days(runner.settings.raw_log) if d < day]
+    before = [d for d in finished_days(runner.settings) if d < day]
     if before and before[-1] >= runner.settings.start_date:
         ingest(runner, before[-1])
     return runner.run("nightly", day, {name: {"categories": list(chosen)} for name in _TAKES_CATEGORIES})
@@ -62,17 +68,27 @@ def evaluate(runner: Runner, categories: Sequence[str] = ()) -> list[Outcome]:
 
 
 def newest_raw_day(runner: Runner) -> str:
-    """Return the newest day of the raw log; raises BadInputError when it has none."""
-    days = raw_days(runner.settings.raw_log)
+    """Return the newest finished day of the raw log; raises BadInputError when it has none."""
+    days = finished_days(runner.settings)
     if not days:
-        raise BadInputError(f"{runner.settings.raw_log}: no event_date=YYYY-MM-DD partition (setting `raw_log`)")
+        raise BadInputError(
+            f"{runner.settings.raw_log}: no event_date=YYYY-MM-DD partition of a finished day (setting `raw_log`)"
+        )
     return days[-1]
+
+
+def finished_days(settings: Settings) -> list[str]:
+    """Return the days of the raw log that are over in the shop's time zone: a day that goes on is no partition yet."""
+    today = datetime.now(settings.log.zone).date().isoformat()
+    return [day for day in raw_days(settings.raw_log) if day < today]
 
 
 def known_day(runner: Runner, day: str) -> str:
     """Return `day`; raises BadInputError where it has no raw partition or lies before the log's first day."""
     settings = runner.settings
-    days = [d for d in raw_days(settings.raw_log) if d >= settings.start_date]
+    days = [d for d in finished_days(settings) if d >= settings.start_date]
+    if day not in days and day in raw_days(settings.raw_log) and day >= settings.start_date:
+        raise BadInputError(f"--date {day}: this day is not over in {settings.log.time_zone} (setting `log.time_zone`)")
     if day not in days:
         known = f"{days[0]} … {days[-1]}" if days else "none"
         raise BadInputError(

@@ -16,6 +16,7 @@ FITS = [
     "title_index",
     "item_embeddings",
     "id_index",
+    "ranker",
 ]
 EVALUATION = ["evaluation_metrics", "evaluation_ranks"]
 

@@ -26,6 +26,7 @@ PER_MODEL = frozenset(
         "title_index",
         "item_embeddings",
         "id_index",
+        "ranker",
         "evaluation_metrics",
         "evaluation_ranks",
     }

@@ -89,9 +89,7 @@ def print_realised(console: Console, settings: Settings) -> None:
     ]  # fmt: skip
     if not rows:
         return
-    table = Table(
-        "day", "category", "source", "metric", "value", "customers", title="Yesterday's table, today's purchases"
-    )
+    table = Table("day", "category", "metric", "value", "customers", title="Yesterday's table, today's purchases")
     for day, r in rows:
         table.add_row(day, r["category"], r["metric"], with_interval(r), str(r["customers"]))
     console.print(table)

@@ -86,6 +86,8 @@ def write_night(
     """
     from time import perf_counter
 
+    from ml.generation import candidate_rows
+
     started = perf_counter()
     tools = prompt_tools(settings, warehouse, [category])
     prompts = history_prompts(tools, histories, memory, category)
@@ -106,6 +108,7 @@ def write_night(
             "title": a.title,
             "log_probability": a.log_probability,
             "parsed": a.parsed,
+            "candidates": candidate_rows(a),
             "prompt_hash": hashes[i],
             "model_version": adapter.version,
             "generated_on": day,

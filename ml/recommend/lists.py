@@ -155,6 +155,7 @@ def _batch(lists: Sequence[UserList], versions: Mapping[str, Any], schema: pa.Sc
             "model_version": versions["model_version"] if one.source in with_model else None,
             "title_encoder_version": versions["title_encoder_version"] if one.source in with_retrieval else None,
             "item_embeddings_version": versions["item_embeddings_version"] if one.source in with_retrieval else None,
+            "ranker_version": versions["ranker_version"] if one.source in with_retrieval else None,
             "fitted_until": versions["fitted_until"] if one.source in with_retrieval else None,
             "model_from_future": bool(versions["model_from_future"]) and one.source in with_retrieval,
         }

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ml.recommend.fused_lists import fused_lists
 from ml.recommend.lists import (
     Indexes,
+    Ranked,
     UserList,
     carried_rows,
     filled,
@@ -57,36 +59,62 @@ def night_lists(
     customers: Counter[str] = Counter()
     if not shelf.items:
         return NightLists(iter(()), customers)
-    indexes = Indexes(night_title_index(models, shelf, settings), night_id_index(models, shelf, settings))
-    by_model = language_model_lists(
-        warehouse.read("generations", date=day, category=category), shelf, models, indexes, settings, bought
-    )
-    carried = carried_rows(
-        previous_lists(warehouse, day, category), own, shelf, set(everyone) - set(by_model), settings
-    )
+    generations = warehouse.read("generations", date=day, category=category)
+    answered = answered_users(generations, shelf)
+    carried = carried_rows(previous_lists(warehouse, day, category), own, shelf, set(everyone) - answered, settings)
     carried_users = set(carried["user_id"].to_pylist()) if carried is not None else set()
-    rest = ~pc.field("user_id").isin(pa.array(sorted(carried_users | set(by_model)), pa.string()))
-    by_history = retrieval_lists(own.filter(rest), shelf, models, indexes, settings, bought)
+    fresh = own.filter(~pc.field("user_id").isin(pa.array(sorted(carried_users), pa.string())))
+    if settings.recommendations.order == "fusion" and models.fusion is not None:
+        made = fused_lists(settings, warehouse, day, category, own, fresh, generations, shelf, models, bought)
+    else:
+        made = mixup_night(settings, fresh, generations, answered, shelf, models, bought)
     customers["carried"] = len(carried_users)
 
     def lists() -> Iterator[UserList]:
         for user in everyone:
             if user in carried_users:
                 continue
-            source = "language_model" if user in by_model else "retrieval" if user in by_history else "popular"
-            items = by_model.get(user) or by_history.get(user) or popular_list(shelf, k, bought.get(user, set()))
+            source = "popular" if user not in made else "language_model" if user in answered else "retrieval"
+            items = made.get(user) or popular_list(shelf, k, bought.get(user, set()))
             customers[source] += 1
             yield UserList(user, filled(items, shelf, k, bought.get(user, set())), source, day)
 
-    return NightLists(list_batches(lists(), versions(models, day), carried), customers)
+    return NightLists(
+        list_batches(lists(), versions(models, day, settings.recommendations.order == "fusion"), carried), customers
+    )
 
 
-def versions(models: ServingModels, day: str) -> dict[str, object]:
+def answered_users(generations: pa.Table, shelf: Shelf) -> set[str]:
+    """Return the customers whose answer names an item of the shelf."""
+    rows = generations.select(["user_id", "item_id", "parsed"]).to_pylist()
+    return {row["user_id"] for row in rows if row["parsed"] and row["item_id"] in shelf}
+
+
+def mixup_night(
+    settings: Settings,
+    histories: pa.Table,
+    generations: pa.Table,
+    answered: set[str],
+    shelf: Shelf,
+    models: ServingModels,
+    bought: Mapping[str, set[str]],
+) -> dict[str, Ranked]:
+    """Return the paper's lists: by the model's answer, else by retrieval on the customer's history."""
+    indexes = Indexes(night_title_index(models, shelf, settings), night_id_index(models, shelf, settings))
+    rest = histories.filter(~pc.field("user_id").isin(pa.array(sorted(answered), pa.string())))
+    return {
+        **retrieval_lists(rest, shelf, models, indexes, settings, bought),
+        **language_model_lists(generations, shelf, models, indexes, settings, bought),
+    }
+
+
+def versions(models: ServingModels, day: str, ranked: bool) -> dict[str, object]:
     """Return the version columns of lists made by `models` for `day`."""
     return {
         "model_version": models.adapter.version,
         "title_encoder_version": models.title_version.version,
         "item_embeddings_version": models.core_version.version,
+        "ranker_version": models.ranker_version.version if ranked and models.ranker_version else None,
         "fitted_until": models.fitted_until or None,
         "model_from_future": models.fitted_until > day,
     }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -16,17 +15,10 @@ from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
     from ml.evaluation import ItemExamples
+    from ml.generation import Generated
     from ml.recommend.fitting import TitleVectors
     from ml.registry import ModelRegistry
     from ml.retrieval import Core
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the language model named and wrote for each example; an item of None failed its constraint."""
-
-    items: list[str | None]
-    titles: list[str]
 
 
 def answer_examples(
@@ -37,8 +29,11 @@ def answer_examples(
     scope: str,
     examples: pa.Table,
     variant: Literal["all", "purchases_only"],
-) -> Answers:
-    """Return the champion's answers to the examples' prompts; any item of the category's catalogue may be named."""
+) -> dict[str, Generated]:
+    """Return the champion's answers to the examples' prompts, by example_id.
+
+    Any item of the category's catalogue may be named; an item of None failed its constraint.
+    """
     from ml.generation import CodeTrie, generate_in_chunks
     from ml.language_model import load_adapted_model
 
@@ -59,11 +54,11 @@ def answer_examples(
         settings.work_folder / "evaluation" / category / "answers",
         f"{tools.model_folder.name} {adapter.scope} {adapter.version} {settings.language_model.dtype}",
     )
-    return Answers([a.item_id for a in answers], [a.title for a in answers])
+    return dict(zip(prompts["example_id"].to_pylist(), answers, strict=True))
 
 
 def rank_answers(
-    answers: Answers,
+    answers: Mapping[str, Generated],
     examples: ItemExamples,
     core: Core,
     titles: TitleVectors,
@@ -83,18 +78,19 @@ def rank_answers(
     row_of = {item: row for row, item in enumerate(items)}
     core_row = {item: row for row, item in enumerate(core.items)}
     known = np.array([core_row.get(item, -1) for item in items])
+    own = [answers[example] for example in examples.example_ids]
     named = [
-        answer or (history[-1] if history else None)
-        for answer, history in zip(answers.items, examples.histories, strict=True)
+        answer.item_id or (history[-1] if history else None)
+        for answer, history in zip(own, examples.histories, strict=True)
     ]
-    queries = titles.encode(answers.titles)
+    queries = titles.encode([answer.title for answer in own])
     ranks = np.full(len(named), np.nan)
     for i, (item, target, day) in enumerate(zip(named, examples.targets, examples.days, strict=True)):
         candidates = None if available is None else available(day)
         if target not in row_of or (candidates is not None and target not in candidates):
             continue
         chosen = np.arange(len(items)) if candidates is None else _rows(candidates, row_of)
-        by_title = title_vectors[chosen] @ _query(answers.titles[i], queries[i], item, row_of, title_vectors)
+        by_title = title_vectors[chosen] @ _query(own[i].title, queries[i], item, row_of, title_vectors)
         by_id = np.full(len(chosen), -np.inf)
         if item in core_row:
             has = known[chosen] >= 0

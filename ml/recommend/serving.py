@@ -16,6 +16,7 @@ from ml.settings import Settings
 from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
+    from ml.recommend.fusing import Fusion
     from ml.registry import ModelRegistry, ModelVersion
     from ml.retrieval import Core, VectorIndex
 
@@ -31,19 +32,27 @@ class ServingModels:
     titles: TitleVectors
     title_index: VectorIndex
     core: Core
+    ranker_version: ModelVersion | None = None
+    fusion: Fusion | None = None
 
     @property
     def fitted_until(self) -> str:
         """Newest day any of the models was fitted on."""
-        return max(v.fitted_until or "" for v in (self.adapter, self.title_version, self.core_version))
+        versions = (self.adapter, self.title_version, self.core_version, self.ranker_version)
+        return max(v.fitted_until or "" for v in versions if v is not None)
 
 
 def load_serving_models(registry: ModelRegistry, scope: str) -> ServingModels:
-    """Return the champions of `scope`; raises HemlineError naming the first that is missing."""
+    """Return the champions of `scope`; raises HemlineError naming the first that is missing.
+
+    Without a ranker, lists are joined by the mixup.
+    """
+    from ml.recommend.fusing import Fusion
     from ml.retrieval import Core, VectorIndex
 
     kinds = ("adapter", "title_encoder", "title_index", "item_embeddings")
     found = {kind: require_champion(registry, kind, scope) for kind in kinds}
+    ranker = registry.champion("ranker", scope)
     return ServingModels(
         scope,
         found["adapter"],
@@ -52,6 +61,8 @@ def load_serving_models(registry: ModelRegistry, scope: str) -> ServingModels:
         load_title_vectors(found["title_encoder"].folder),
         VectorIndex.load(found["title_index"].folder),
         Core.load(found["item_embeddings"].folder),
+        ranker,
+        None if ranker is None else Fusion.load(ranker.folder),
     )
 
 

@@ -9,7 +9,7 @@ from ml.tables import TABLES
 from pipelines.resources import model_registry
 from pipelines.run import Runner
 
-NO_TABLE = {"base_model", "adapter", "title_encoder", "title_index", "item_embeddings", "id_index"}
+NO_TABLE = {"base_model", "adapter", "title_encoder", "title_index", "item_embeddings", "id_index", "ranker"}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_champions_name_the_run_the_day_and_the_code_that_made_them(shop):
     with Runner(shop.settings).instance() as instance:
         known = {run.run_id for run in instance.get_runs()}
     for scope in ("Clothing", "all"):
-        for kind in ("adapter", "title_encoder", "title_index", "item_embeddings", "id_index"):
+        for kind in ("adapter", "title_encoder", "title_index", "item_embeddings", "id_index", "ranker"):
             champion = registry.champion(kind, scope)
             assert champion is not None, (kind, scope)
             assert champion.tags["dagster_run_id"] in known and champion.tags["code_version"]

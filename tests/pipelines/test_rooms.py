@@ -46,7 +46,9 @@ def test_the_code_location_loads_nothing_heavy(tmp_path):
 
 
 SEQUENCES = ["query_title_pairs", "training_sequences"]
-FITS = ["adapter", "id_index", "item_embeddings", "prompt_perplexity", "prompts", "title_encoder", "title_index"]
+FITS = [
+    "adapter", "id_index", "item_embeddings", "prompt_perplexity", "prompts", "ranker", "title_encoder", "title_index",
+]  # fmt: skip
 GRAPH = {
     "ingest": {"day": ["interactions", "query_daily", "rejected_interactions"]},
     "nightly": {

@@ -1,0 +1,58 @@
+"""The model that fuses all lists: `ranker`."""
+
+import dagster as dg
+
+from assets.common import TrainConfig, as_of_day, scope_categories
+from assets.measure import timed
+from assets.tracking import fit_tags
+from ml.errors import BadInputError
+from ml.registry import ModelRegistry
+from ml.settings import Settings
+from ml.warehouse import Warehouse
+
+
+@dg.asset(
+    group_name="retrieval",
+    deps=["adapter", "title_encoder", "item_embeddings", "training_sequences", "query_daily", "query_vectors"],
+)
+def ranker(
+    context: dg.AssetExecutionContext,
+    config: TrainConfig,
+    settings: dg.ResourceParam[Settings],
+    warehouse: dg.ResourceParam[Warehouse],
+    registry: dg.ResourceParam[ModelRegistry],
+) -> dg.MaterializeResult:
+    """The small model that orders the items of all lists, fitted on validation examples that no list has seen."""
+    from ml.recommend.fitting import load_title_vectors
+    from ml.recommend.fusing import fit_fusion, validation_answers
+    from ml.recommend.serving import require_champion
+    from ml.retrieval import Core
+
+    scope = context.partition_key
+    categories = scope_categories(settings, warehouse, scope)
+    chosen = settings.recommendations
+    if not categories or chosen.order != "fusion":
+        return dg.MaterializeResult(metadata={"note": f"no ranker for {scope!r}: no models of its own, or mixup"})
+    parts = {kind: require_champion(registry, kind, scope) for kind in ("title_encoder", "item_embeddings")}
+    tags = fit_tags(context, as_of_day(config, warehouse), "")
+    with timed() as cost, registry.run("ranker", scope, tags=tags, params=chosen.ranker.model_dump()) as run:
+        answers = validation_answers(settings, warehouse, registry, categories, scope)
+        try:
+            fitted = fit_fusion(
+                settings, warehouse, categories, answers, load_title_vectors(parts["title_encoder"].folder),
+                Core.load(parts["item_embeddings"].folder), settings.work_folder / "ranker" / scope,
+            )  # fmt: skip
+        except BadInputError as error:
+            context.log.warning(f"{error}; lists are joined by the mixup")
+            return dg.MaterializeResult(metadata={"note": str(error), **cost.metadata()})
+        version = run.register(fitted.folder, fitted_until=fitted.fitted_until)
+    registry.promote(version)
+    return dg.MaterializeResult(
+        metadata={
+            "version": version.version,
+            "mlflow_run": version.run_id,
+            "questions": fitted.examples,
+            "fitted_until": fitted.fitted_until,
+            **cost.metadata(),
+        }
+    )

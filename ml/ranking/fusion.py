@@ -1,0 +1,94 @@
+"""Ranking by fusion: the candidates in the ranker's order, everything else behind them by CORE.
+
+Imports torch: import it inside functions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from ml.ranking.asked import Asked
+from ml.ranking.features import describe
+from ml.ranking.proposals import popular_rows, propose
+from ml.ranking.ranker import RankedExample, Ranker
+from ml.ranking.sources import Sources
+
+BLOCK = 64
+"""Customers whose scores of every item are held at once."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """A customer's candidates: their rows among the items, their features, and CORE's score of every item."""
+
+    rows: np.ndarray
+    features: np.ndarray
+    core: np.ndarray
+
+
+def candidates(asked: Sequence[Asked], sources: Sources, label: str) -> Iterator[Candidates]:
+    """Yield every customer's candidates, in order."""
+    popular = popular_rows(sources)
+    with tqdm(total=len(asked), desc=label, unit="customer", disable=None) as bar:
+        for start in range(0, len(asked), BLOCK):
+            block = asked[start : start + BLOCK]
+            scores = sources.scores(block)
+            for place, one in enumerate(block):
+                rows = propose(one, place, scores, sources, popular)
+                yield Candidates(rows, describe(one, place, rows, scores, sources), scores.core[place])
+                bar.update()
+
+
+def ranked_examples(asked: Sequence[Asked], targets: Sequence[str], sources: Sources) -> list[RankedExample]:
+    """Return what a ranker is fitted on: the questions whose target is among their candidates."""
+    examples = []
+    for found, target in zip(candidates(asked, sources, "candidates"), targets, strict=True):
+        places = np.flatnonzero(found.rows == sources.row_of.get(target, -1))
+        if len(places):
+            examples.append(RankedExample(found.features, int(places[0])))
+    return examples
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A customer's ranking of all items: the candidates by the ranker, then everything else by CORE."""
+
+    rows: np.ndarray
+    scores: np.ndarray
+    core: np.ndarray
+
+    def rank(self, row: int, allowed: np.ndarray | None = None) -> float:
+        """Return the 1-based rank of an item among the allowed (a mask; None: all), NaN where it is not allowed.
+
+        Ties count against it.
+        """
+        if allowed is not None and not allowed[row]:
+            return float("nan")
+        first = np.ones(len(self.rows), bool) if allowed is None else allowed[self.rows]
+        places = np.flatnonzero(self.rows == row)
+        if len(places):
+            return float((first & (self.scores >= self.scores[places[0]])).sum())
+        others = np.ones(len(self.core), bool) if allowed is None else allowed.copy()
+        others[self.rows] = False
+        return float(first.sum() + (others & (self.core >= self.core[row])).sum())
+
+
+def rankings(asked: Sequence[Asked], sources: Sources, ranker: Ranker) -> Iterator[Ranking]:
+    """Yield every customer's ranking, in order."""
+    for found in candidates(asked, sources, "rank by ours"):
+        yield Ranking(found.rows, ranker.scores(found.features), found.core)
+
+
+def best_items(
+    asked: Sequence[Asked], sources: Sources, ranker: Ranker, k: int, excluded: Sequence[Collection[str]]
+) -> Iterator[list[tuple[str, float]]]:
+    """Yield each customer's `k` best (item, score), without the excluded ones."""
+    for found, left_out in zip(candidates(asked, sources, "rank"), excluded, strict=True):
+        scores = ranker.scores(found.features)
+        order = np.argsort(-scores, kind="stable")
+        listed = ((sources.items[found.rows[i]], float(scores[i])) for i in order)
+        yield [pair for pair, _ in zip((p for p in listed if p[0] not in left_out), range(k), strict=False)]

@@ -1,0 +1,142 @@
+"""The model that orders candidates: a small network over their features, fitted by a listwise softmax.
+
+Fitted on validation examples, whose targets no source has seen: on training examples every source would look better
+than it is. Loss: the negative log-probability of the bought item among its candidates (ListNet's top-one form, Cao et
+al., ICML 2007, with one relevant item). Imports torch: import it inside functions only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ml.errors import BadInputError, HemlineError
+from ml.ranking.features import FEATURES
+from ml.retrieval.files import load_weights, read_description
+from ml.settings import RankerSettings
+
+FORMAT = "hemline-ranker-1"
+_CLIP = 6.0
+"""Standard deviations beyond which a feature says no more."""
+
+
+@dataclass(frozen=True)
+class RankedExample:
+    """One question for fitting: its candidates' features [candidates, FEATURES], and which of them was bought."""
+
+    features: np.ndarray
+    target: int
+
+
+class Ranker(nn.Module):
+    """Scores candidates by their features; each is scored alone, so the order of candidates does not matter."""
+
+    def __init__(self, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.register_buffer("mean", torch.zeros(len(FEATURES)))
+        self.register_buffer("scale", torch.ones(len(FEATURES)))
+        self.layers = nn.Sequential(
+            nn.Linear(len(FEATURES), hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, 1),
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return scores [candidates] of `features` [candidates, FEATURES]."""
+        centred = (features - self.get_buffer("mean")) / self.get_buffer("scale")
+        return self.layers(centred.clamp(-_CLIP, _CLIP)).squeeze(-1)
+
+    @torch.inference_mode()
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """Return float32 [candidates]."""
+        return self(torch.from_numpy(features)).numpy()
+
+    def save(self, folder: Path) -> None:
+        """Write `ranker.safetensors` and `ranker.json` into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "ranker.safetensors")
+        description = {"format": FORMAT, "hidden": self.hidden, "features": list(FEATURES)}
+        (folder / "ranker.json").write_text(json.dumps(description), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Ranker:
+        """Read what `save` wrote; raises BadInputError for anything else, other features included."""
+        description = read_description(folder, "ranker.json", FORMAT)
+        if description.get("features") != list(FEATURES):
+            raise BadInputError(f"{folder / 'ranker.json'}: fitted on other features; run `hemline train` again")
+        ranker = cls(int(description["hidden"]))
+        load_weights(ranker, folder / "ranker.safetensors")
+        return ranker.eval()
+
+
+def fit_ranker(examples: Sequence[RankedExample], settings: RankerSettings) -> Ranker:
+    """Fit on most of the examples and keep the epoch with the best NDCG@10 on the others.
+
+    Raises BadInputError where there are too few examples, HemlineError where the loss is not finite.
+    """
+    if len(examples) < settings.min_examples:
+        raise BadInputError(
+            f"ranker: {len(examples)} validation examples have their purchase among the candidates, expected at least "
+            f"{settings.min_examples} (setting `recommendations.ranker.min_examples`)"
+        )
+    torch.manual_seed(settings.seed)
+    order = np.random.default_rng(settings.seed).permutation(len(examples))
+    held = max(1, int(len(order) * settings.held_out_share))
+    fitted_on, held_out = [examples[i] for i in order[held:]], [examples[i] for i in order[:held]]
+    ranker = Ranker(settings.hidden, settings.dropout)
+    everything = np.concatenate([example.features for example in fitted_on])
+    ranker.get_buffer("mean").copy_(torch.from_numpy(everything.mean(axis=0)))
+    ranker.get_buffer("scale").copy_(torch.from_numpy(np.maximum(everything.std(axis=0), 1e-3)))
+    return _best_epoch(ranker, fitted_on, held_out, settings)
+
+
+def _best_epoch(
+    ranker: Ranker, fitted_on: list[RankedExample], held_out: list[RankedExample], settings: RankerSettings
+) -> Ranker:
+    optimizer = torch.optim.AdamW(ranker.parameters(), lr=settings.learning_rate, weight_decay=1e-3)
+    best, weights, waited = -1.0, ranker.state_dict(), 0
+    for epoch in range(settings.epochs):
+        order = np.random.default_rng([settings.seed, epoch]).permutation(len(fitted_on))
+        ranker.train()
+        for start in range(0, len(order), settings.batch_size):
+            loss = _loss(ranker, [fitted_on[i] for i in order[start : start + settings.batch_size]])
+            if not torch.isfinite(loss):
+                raise HemlineError("ranker: the loss is not finite; lower recommendations.ranker.learning_rate")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        quality = _ndcg(ranker.eval(), held_out)
+        waited = 0 if quality > best else waited + 1
+        if quality > best:
+            best, weights = quality, {name: value.clone() for name, value in ranker.state_dict().items()}
+        if waited >= settings.patience:
+            break
+    ranker.load_state_dict(weights)
+    return ranker.eval()
+
+
+def _loss(ranker: Ranker, batch: Sequence[RankedExample]) -> torch.Tensor:
+    scores = ranker(torch.from_numpy(np.concatenate([example.features for example in batch])))
+    lengths = [len(example.features) for example in batch]
+    padded = nn.utils.rnn.pad_sequence(list(scores.split(lengths)), batch_first=True, padding_value=-torch.inf)
+    return nn.functional.cross_entropy(padded, torch.tensor([example.target for example in batch]))
+
+
+def _ndcg(ranker: Ranker, examples: Sequence[RankedExample]) -> float:
+    gains = []
+    for example in examples:
+        scores = ranker.scores(example.features)
+        rank = int((scores >= scores[example.target]).sum())
+        gains.append(1 / np.log2(rank + 1) if rank <= 10 else 0.0)
+    return float(np.mean(gains))

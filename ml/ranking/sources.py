@@ -1,0 +1,149 @@
+"""What is known about every item that may be recommended, and how each source scores all of them for a customer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ml.ranking.asked import Asked
+
+if TYPE_CHECKING:
+    from ml.evaluation.references import ItemKNN, Markov
+    from ml.recommend.fitting import TitleVectors
+    from ml.retrieval import Core
+    from ml.sequences import ItemSequences
+
+WINDOWS = (1.0, 3.0, 7.0, 28.0, float("inf"))
+"""Days back from the newest step known that popularity counts."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A block of customers' scores of every item, float32 [customers, items]; None where nobody has the input."""
+
+    knn: np.ndarray
+    markov: np.ndarray
+    core: np.ndarray
+    query_title: np.ndarray | None
+    query_text: np.ndarray | None
+    answer_title: np.ndarray | None
+
+
+class Sources:
+    """The candidate items, and everything that scores them.
+
+    Fitted parts (co-occurrence, transitions, item vectors, title encoder) come fitted; popularity and age are counted
+    from `sequences`, the steps of the training part, or of all that a night knows.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[str],
+        texts: Sequence[str],
+        title_vectors: np.ndarray,
+        encoder: TitleVectors,
+        core: Core,
+        knn: ItemKNN,
+        markov: Markov,
+        sequences: ItemSequences,
+    ) -> None:
+        """`texts` (title and attributes) and `title_vectors` [items, dim] (made by `encoder`) are those of `items`."""
+        self.items = list(items)
+        self.row_of = {item: row for row, item in enumerate(self.items)}
+        self.core, self.knn, self.markov, self.encoder = core, knn, markov, encoder
+        self.title_vectors = np.asarray(title_vectors, np.float32)
+        self.core_row = self._rows_of(core.items)
+        self.counted_row = self._rows_of(knn.items)
+        self._siblings: dict[int, np.ndarray] = {}
+        self._counted = {item: row for row, item in enumerate(knn.items)}
+        self._count(sequences)
+        self._read_texts(texts)
+
+    def scores(self, asked: Sequence[Asked]) -> Scores:
+        """Return every source's scores of every item for a block of customers."""
+        histories = [self._known(one) for one in asked]
+        counted, ages = [items for items, _ in histories], [ages for _, ages in histories]
+        core = self.core.encode([self.core.indices(one.items) for one in asked]) @ self.core.item_embeddings.T
+        queries = [one.query or "" for one in asked]
+        answers = ["" if one.answer is None else one.answer.title for one in asked]
+        return Scores(
+            knn=_columns(self.knn.scores(counted, ages), self.counted_row, 0.0),
+            markov=_columns(self.markov.scores(counted, ages), self.counted_row, 0.0),
+            core=_columns(core, self.core_row, -1.0),
+            query_title=self._by_title(queries),
+            query_text=self._by_text(queries),
+            answer_title=self._by_title(answers),
+        )
+
+    def siblings(self, row: int, count: int) -> np.ndarray:
+        """Return the rows of the `count` items with the titles nearest to an item's own, itself among them."""
+        if row not in self._siblings:
+            self._siblings[row] = best(self.title_vectors @ self.title_vectors[row], count)
+        return self._siblings[row]
+
+    def _by_title(self, texts: Sequence[str]) -> np.ndarray | None:
+        if not any(texts):
+            return None
+        scores = self.encoder.encode(list(texts)) @ self.title_vectors.T
+        scores[[not text for text in texts]] = 0.0
+        return scores
+
+    def _by_text(self, texts: Sequence[str]) -> np.ndarray | None:
+        if not any(texts) or self._words is None:
+            return None
+        return np.asarray((self._words.transform(texts) @ self._text_matrix.T).toarray(), np.float32)
+
+    def _known(self, one: Asked) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.array([self._counted.get(item, -1) for item in one.items], dtype=np.int64)
+        return rows[rows >= 0], np.asarray(one.ages, dtype=np.float64)[rows >= 0]
+
+    def _rows_of(self, vocabulary: Sequence[str]) -> np.ndarray:
+        """Return each item's row in a source's vocabulary, -1 where the source does not know it."""
+        index = {item: row for row, item in enumerate(vocabulary)}
+        return np.array([index.get(item, -1) for item in self.items], dtype=np.int64)
+
+    def _count(self, sequences: ItemSequences) -> None:
+        rows = np.array([self.row_of.get(item, -1) for item in sequences.items], dtype=np.int64)
+        empty = not sequences.sequences
+        steps = np.empty(0, np.int64) if empty else rows[np.concatenate(sequences.sequences)]
+        times = np.empty(0) if empty else np.concatenate(sequences.times)
+        times, steps = times[steps >= 0], steps[steps >= 0]
+        newest = times.max(initial=0.0)
+        size = len(self.items)
+        self.popularity = np.stack(
+            [np.bincount(steps[times > newest - days], minlength=size).astype(np.float32) for days in WINDOWS]
+        )
+        first = np.full(size, np.inf)
+        np.minimum.at(first, steps, times)
+        self.age_days = np.where(np.isfinite(first), newest - first, -1.0).astype(np.float32)
+
+    def _read_texts(self, texts: Sequence[str]) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        self._words: Any = TfidfVectorizer(sublinear_tf=True)
+        try:
+            self._text_matrix: Any = self._words.fit_transform(texts).tocsr()
+        except ValueError:  # no text holds a word
+            self._words = None
+
+
+def best(scores: np.ndarray, count: int, above: float = -np.inf) -> np.ndarray:
+    """Return the rows of the `count` highest scores above `above`, highest first, ties in row order."""
+    count = min(count, len(scores))
+    if not count:
+        return np.empty(0, np.int64)
+    threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
+    rows = np.flatnonzero((scores >= threshold) & (scores > above))
+    return rows[np.argsort(-scores[rows], kind="stable")][:count]
+
+
+def _columns(scores: np.ndarray, rows: np.ndarray, missing: float) -> np.ndarray:
+    """Return `scores` by candidate item; items that the source does not know, or scores -inf, get `missing`."""
+    result = np.full((len(scores), len(rows)), missing, np.float32)
+    known = rows >= 0
+    result[:, known] = scores[:, rows[known]]
+    result[~np.isfinite(result)] = missing
+    return result

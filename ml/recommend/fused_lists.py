@@ -1,0 +1,87 @@
+"""A night's lists by fusion: everything that is known of a customer at the end of the day, ordered by the ranker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, datetime, time, timedelta
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ml.ranking import asked_of_histories
+from ml.recommend.fusing import build_sources, category_items, counting_as_of
+from ml.recommend.generating import current_query
+from ml.recommend.serving import shelf_vectors
+from ml.settings import Settings
+from ml.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from ml.generation import Generated
+    from ml.recommend.lists import Ranked
+    from ml.recommend.serving import ServingModels, Shelf
+
+
+def fused_lists(
+    settings: Settings,
+    warehouse: Warehouse,
+    day: str,
+    category: str,
+    histories: pa.Table,
+    chosen: pa.Table,
+    generations: pa.Table,
+    shelf: Shelf,
+    models: ServingModels,
+    bought: Mapping[str, set[str]],
+) -> dict[str, Ranked]:
+    """Return the lists of the customers in `chosen` (rows of `histories`), by user id.
+
+    Counting sources are fitted on all `histories` of the category, so that tonight's demand counts tonight.
+    """
+    from ml.memory import memory_as_of
+    from ml.ranking.fusion import best_items
+
+    assert models.fusion is not None  # the caller asks for fusion where there is a ranker
+    counted = counting_as_of(histories, models.fusion.counting.get(category))
+    if counted is None or not chosen.num_rows:
+        return {}
+    data, knn, markov = counted
+    items = category_items(warehouse, category)
+    items = items.filter(pc.field("item_id").isin(pa.array(shelf.items, pa.string())))
+    vectors = shelf_vectors(models.title_index, items["item_id"].to_pylist(), models.titles.encode, shelf)
+    sources = build_sources(items, vectors, models.titles, models.core, knn, markov, data)
+    queries = [current_query(steps) for steps in chosen["steps"].to_pylist()]
+    memory = memory_as_of(warehouse, warehouse.read("query_vectors"), settings.memory, day)
+    known = sorted({query for query in queries if query})
+    products = dict(zip(known, memory.lookup(category, known), strict=True)) if known else {}
+    asked = asked_of_histories(chosen, end_of_day(day, settings), queries, products, answers(generations))
+    users = chosen["user_id"].to_pylist()
+    excluded = [bought.get(user, set()) for user in users]
+    lists = best_items(asked, sources, models.fusion.ranker, settings.recommendations.k, excluded)
+    return {
+        user: [(item, "fusion", score) for item, score in items]
+        for user, items in zip(users, lists, strict=True)
+        if items
+    }
+
+
+def answers(generations: pa.Table) -> dict[str, Generated]:
+    """Return the parsed answers of a night by user id."""
+    from ml.generation import Generated
+
+    return {
+        row["user_id"]: Generated(
+            row["item_id"],
+            row["title"] or "",
+            row["log_probability"],
+            True,
+            tuple((c["item_id"], c["log_probability"]) for c in row["candidates"]),
+        )
+        for row in generations.to_pylist()
+        if row["parsed"]
+    }
+
+
+def end_of_day(day: str, settings: Settings) -> datetime:
+    """Return the first moment after a day of the shop's time zone."""
+    return datetime.combine(date.fromisoformat(day) + timedelta(days=1), time(), settings.log.zone)

@@ -1,0 +1,212 @@
+"""Fusion from warehouse tables: the sources of a category, and the ranker that is fitted on its validation examples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ml.evaluation.references import ItemKNN, Markov
+from ml.ranking import Sources, asked_of_examples
+from ml.recommend.examples import Split, part_of, read_examples
+from ml.recommend.fitting import Fitted, fresh
+from ml.sequences import ItemSequences, item_sequences
+from ml.settings import Settings
+from ml.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from ml.generation import Generated
+    from ml.ranking import Asked
+    from ml.ranking.ranker import RankedExample, Ranker
+    from ml.recommend.fitting import TitleVectors
+    from ml.registry import ModelRegistry
+    from ml.retrieval import Core
+
+_COUNTING = "counting.json"
+_CHOSEN = ("half_life_days", "rank_decay", "self_weight")
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A ranker and, by category, what the counting sources chose on validation."""
+
+    ranker: Ranker
+    counting: Mapping[str, Mapping[str, float]]
+
+    def save(self, folder: Path) -> None:
+        """Write both into `folder`."""
+        self.ranker.save(folder)
+        (folder / _COUNTING).write_text(json.dumps(self.counting), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Fusion:
+        """Read what `save` wrote."""
+        from ml.ranking.ranker import Ranker
+
+        return cls(Ranker.load(folder), json.loads((folder / _COUNTING).read_text(encoding="utf-8")))
+
+
+def item_texts(items: pa.Table) -> list[str]:
+    """Return each catalogue row's title and attribute values as one text."""
+    return [
+        " ".join([title, *(value for _, value in attributes or ())])
+        for title, attributes in zip(items["title"].to_pylist(), items["attributes"].to_pylist(), strict=True)
+    ]
+
+
+def category_items(warehouse: Warehouse, category: str) -> pa.Table:
+    """Return the catalogue's rows of one category, by item id."""
+    items = warehouse.read("catalog", ["item_id", "title", "category", "attributes"])
+    return items.filter(pc.field("category") == category).sort_by("item_id")
+
+
+def build_sources(
+    items: pa.Table,
+    title_vectors: np.ndarray,
+    encoder: TitleVectors,
+    core: Core,
+    knn: ItemKNN,
+    markov: Markov,
+    data: ItemSequences,
+) -> Sources:
+    """Return the sources over the catalogue rows `items`, whose titles' vectors are given."""
+    return Sources(items["item_id"].to_pylist(), item_texts(items), title_vectors, encoder, core, knn, markov, data)
+
+
+def encoded_titles(encoder: TitleVectors, titles: Sequence[str]) -> np.ndarray:
+    """Return float32 [titles, dim]; equal titles are encoded once."""
+    distinct = sorted(set(titles))
+    row_of = {title: row for row, title in enumerate(distinct)}
+    return encoder.encode(distinct)[[row_of[title] for title in titles]]
+
+
+def examples_asked(
+    settings: Settings, warehouse: Warehouse, examples: pa.Table, answers: Mapping[str, Generated]
+) -> list[Asked]:
+    """Return the examples as questions, with the memory as of the day before each target."""
+    from ml.memory import memory_for_examples
+
+    requests = examples.select(["example_id", "category", "query", "target_date"])
+    requests = requests.filter(pc.field("query").is_valid())
+    memory = {}
+    if requests.num_rows:
+        memory = memory_for_examples(warehouse, warehouse.read("query_vectors"), settings.memory, requests)
+    return asked_of_examples(examples, memory, answers)
+
+
+def questions(
+    settings: Settings, warehouse: Warehouse, examples: pa.Table, answers: Mapping[str, Generated], sources: Sources
+) -> list[RankedExample]:
+    """Return what a ranker is fitted on: every example without the model's answer, and again with it if there is one.
+
+    At night most customers have no answer: so the ranker learns to do without, and to use one.
+    """
+    from ml.ranking.fusion import ranked_examples
+
+    answered = examples.filter(pc.field("example_id").isin(pa.array(sorted(answers), pa.string())))
+    asked = examples_asked(settings, warehouse, examples, {})
+    targets = examples["target_item"].to_pylist()
+    if answered.num_rows:
+        asked = [*asked, *examples_asked(settings, warehouse, answered, answers)]
+        targets = [*targets, *answered["target_item"].to_pylist()]
+    return ranked_examples(asked, targets, sources)
+
+
+def fit_counting(examples: pa.Table, split: Split) -> tuple[ItemSequences, ItemKNN, Markov]:
+    """Return the split's training sequences, and item-kNN and Markov fitted on them, chosen on its validation part."""
+    data = item_sequences(examples, split, "train")
+    held_out = item_sequences(part_of(examples, split, "validation"), split, "train_validation", data.items)
+    knn, markov = ItemKNN(), Markov()
+    knn.fit(data, held_out)
+    markov.fit(data, held_out)
+    return data, knn, markov
+
+
+def fit_fusion(
+    settings: Settings,
+    warehouse: Warehouse,
+    categories: Sequence[str],
+    answers: Mapping[str, Mapping[str, Generated]],
+    encoder: TitleVectors,
+    core: Core,
+    folder: Path,
+) -> Fitted:
+    """Fit the ranker of one model partition on the temporal split's validation examples and save it.
+
+    `answers` are the language model's by category and example_id. Raises BadInputError where there are too few.
+    """
+    from ml.evaluation import sample_examples
+    from ml.ranking.ranker import fit_ranker
+
+    chosen: list[RankedExample] = []
+    newest = ""
+    counting: dict[str, dict[str, float]] = {}
+    ranker = settings.recommendations.ranker
+    for category in categories:
+        examples = read_examples(warehouse, [category])
+        sample = sample_examples(examples, "temporal", ranker.examples, ranker.seed, "validation")
+        if not sample.num_rows:
+            continue
+        data, knn, markov = fit_counting(examples, "temporal")
+        items = category_items(warehouse, category)
+        vectors = encoded_titles(encoder, items["title"].to_pylist())
+        sources = build_sources(items, vectors, encoder, core, knn, markov, data)
+        chosen += questions(settings, warehouse, sample, answers.get(category, {}), sources)
+        newest = max([newest, *(day.isoformat() for day in sample["target_date"].to_pylist())])
+        counting[category] = {name: getattr(knn, name) for name in _CHOSEN} | {"markov_self_weight": markov.self_weight}
+    Fusion(fit_ranker(chosen, ranker), counting).save(fresh(folder))
+    return Fitted(folder, "ranker", len(chosen), newest)
+
+
+def validation_answers(
+    settings: Settings, warehouse: Warehouse, registry: ModelRegistry, categories: Sequence[str], scope: str
+) -> dict[str, dict[str, Generated]]:
+    """Return the champion's answers to a sample of each category's validation examples, by category and example_id."""
+    from ml.evaluation import sample_examples
+    from ml.recommend.ours import answer_examples
+
+    ranker = settings.recommendations.ranker
+    answers = {}
+    for category in categories:
+        examples = read_examples(warehouse, [category])
+        sample = sample_examples(examples, "temporal", ranker.answered, ranker.seed, "validation")
+        if sample.num_rows:
+            answers[category] = answer_examples(settings, warehouse, registry, category, scope, sample, "all")
+    return answers
+
+
+def counting_as_of(
+    histories: pa.Table, chosen: Mapping[str, float] | None
+) -> tuple[ItemSequences, ItemKNN, Markov] | None:
+    """Return the counting sources of a night, fitted on what its customers did up to its day; None without a step."""
+    data = history_sequences(histories)
+    if not data.sequences:
+        return None
+    knn, markov = ItemKNN(), Markov()
+    for name, value in (chosen or {}).items():
+        if name == "markov_self_weight":
+            markov.self_weight = value
+        else:
+            setattr(knn, name, value)
+    knn.fit(data)
+    markov.fit(data)
+    return data, knn, markov
+
+
+def history_sequences(histories: pa.Table) -> ItemSequences:
+    """Return the item steps of `user_histories` rows as sequences, one a row that has any."""
+    kept = [[s for s in steps if s["item_id"]] for steps in histories["steps"].to_pylist()]
+    kept = [steps for steps in kept if steps]
+    items = sorted({step["item_id"] for steps in kept for step in steps})
+    row_of = {item: row for row, item in enumerate(items)}
+    return ItemSequences(
+        items,
+        [np.array([row_of[step["item_id"]] for step in steps], np.int32) for steps in kept],
+        [np.array([step["event_time"].timestamp() / 86_400 for step in steps]) for steps in kept],
+    )

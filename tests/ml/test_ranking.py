@@ -1,0 +1,214 @@
+"""Fusion: what becomes a candidate, what is said of it, how it is ordered, and what may not matter."""
+
+import datetime as dt
+import zlib
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ml.errors import BadInputError, HemlineError
+from ml.evaluation.references import ItemKNN, Markov
+from ml.generation import Generated
+from ml.ranking import Asked, Sources, asked_of_examples
+from ml.ranking.features import FEATURES
+from ml.ranking.fusion import Ranking, best_items, candidates, ranked_examples, rankings
+from ml.ranking.ranker import RankedExample, Ranker, fit_ranker
+from ml.ranking.sources import best
+from ml.retrieval.core_model import Core, CoreNetwork
+from ml.sequences import ItemSequences
+from ml.settings import RankerSettings
+from ml.tables import TABLES
+
+ITEMS = [f"item-{i:03}" for i in range(60)]
+COLOURS = ("red", "blue", "green")
+OPTIONS = RankerSettings(min_examples=5, epochs=40, patience=40, held_out_share=0.2)
+
+
+class WordVectors:
+    """Unit vectors by hashing words: equal words, equal directions."""
+
+    def encode(self, texts):
+        result = np.zeros((len(texts), 32), np.float32)
+        for row, text in zip(result, texts, strict=True):
+            for word in text.split():
+                row += np.random.default_rng(zlib.crc32(word.encode())).normal(size=32)
+            row /= max(float(np.linalg.norm(row)), 1e-9)
+        return result
+
+
+def _sources(items=ITEMS):
+    generator = np.random.default_rng(0)
+    known = ITEMS[:50]  # ten items are in no sequence at all
+    sequences = [generator.integers(0, 50, 6).astype(np.int32) for _ in range(40)]
+    data = ItemSequences(known, sequences, [np.sort(generator.uniform(0, 60, 6)) for _ in sequences])
+    knn, markov = ItemKNN(), Markov()
+    knn.fit(data)
+    markov.fit(data)
+    torch.manual_seed(0)
+    options = dict(encoder="average", dim=8, layers=1, heads=1, dropout=0.0, max_length=10)
+    core = Core(known, CoreNetwork(50, **options), options)
+    titles = [f"shirt {i} {COLOURS[int(i[-3:]) % 3]}" for i in items]
+    encoder = WordVectors()
+    return Sources(items, titles, encoder.encode(titles), encoder, core, knn, markov, data)
+
+
+@pytest.fixture(scope="module")
+def sources():
+    return _sources()
+
+
+def _asked(seed=1, **options):
+    generator = np.random.default_rng(seed)
+    items = [ITEMS[i] for i in generator.integers(0, 60, 4)]
+    given = {"items": items, "bought": [False, True, False, False], "ages": [9.0, 5.0, 2.0, 0.1], "query": None}
+    return Asked(**(given | options))
+
+
+ANSWER = Generated("item-058", "shirt item-058 green", -1.5, True, (("item-058", -1.5), ("item-059", -2.0)))
+FULL = {"query": "shirt blue", "memory": ["item-055", "item-003"], "answer": ANSWER}
+
+
+def test_every_source_proposes(sources):
+    [found] = candidates([_asked(**FULL)], sources, "")
+    proposed = {sources.items[row] for row in found.rows}
+    assert {*_asked().items, "item-055", "item-003", "item-058", "item-059"} <= proposed
+    assert any(item.endswith(("1", "4", "7")) for item in proposed)
+    assert list(found.rows) == sorted(set(found.rows))
+
+
+def test_features_have_names_and_are_finite(sources):
+    for one in (_asked(), _asked(**FULL), _asked(items=[], bought=[], ages=[]), _asked(items=["unknown"] * 4)):
+        [found] = candidates([one], sources, "")
+        assert found.features.shape == (len(found.rows), len(FEATURES))
+        assert found.features.dtype == np.float32
+        assert np.isfinite(found.features).all()
+
+
+def test_what_the_model_said_is_described(sources):
+    [found] = candidates([_asked(**FULL)], sources, "")
+    named = dict(zip([sources.items[row] for row in found.rows], found.features, strict=True))
+    column = {name: place for place, name in enumerate(FEATURES)}
+    assert named["item-058"][column["answer"]] == 1
+    assert named["item-059"][column["answer"]] == 0
+    likelihoods = [named[item][column["answer_likelihood"]] for item in ("item-058", "item-059", "item-055")]
+    assert likelihoods == sorted(likelihoods, reverse=True)
+    [without] = candidates([_asked(query="shirt blue", memory=FULL["memory"])], sources, "")
+    answer_columns = [column[name] for name in FEATURES if name.startswith("answer") or name == "has_answer"]
+    assert not without.features[:, answer_columns].any()
+
+
+def test_others_in_the_block_change_nothing(sources, monkeypatch):
+    asked = [_asked(seed, **(FULL if seed % 3 == 0 else {})) for seed in range(9)]
+    together = list(candidates(asked, sources, ""))
+    monkeypatch.setattr("ml.ranking.fusion.BLOCK", 1)
+    for a, b in zip(together, candidates(asked, _sources(), ""), strict=True):
+        assert list(a.rows) == list(b.rows)
+        np.testing.assert_allclose(a.features, b.features, atol=1e-4)
+
+
+def test_a_target_is_no_input(sources):
+    """The same row with another target asks the same question."""
+    moment = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+    step = {"event_time": moment - dt.timedelta(days=1), "event_id": "e", "action": "click", "item_id": ITEMS[0]}
+    row = dict.fromkeys(TABLES["training_sequences"].names) | {
+        "example_id": "x", "steps": [step | {"query": None, "position": None}], "query": "shirt", "target_time": moment,
+    }  # fmt: skip
+    schema = TABLES["training_sequences"].schema
+    schema = pa.schema([field.with_nullable(True) for field in schema])
+    rows = [pa.Table.from_pylist([row | {"target_item": item}], schema) for item in (ITEMS[1], ITEMS[2])]
+    first, second = (asked_of_examples(table, {}, {}) for table in rows)
+    assert first == second
+    assert first[0].ages == [1.0]
+
+
+def _planted(count, seed=0):
+    """Questions whose bought item is the one with the highest third feature."""
+    generator = np.random.default_rng(seed)
+    tables = [generator.normal(size=(20, len(FEATURES))).astype(np.float32) for _ in range(count)]
+    return [RankedExample(table, int(table[:, 2].argmax())) for table in tables]
+
+
+def test_learns_what_decides():
+    ranker = fit_ranker(_planted(150), OPTIONS)
+    fresh = _planted(50, seed=9)
+    right = [int(ranker.scores(example.features).argmax()) == example.target for example in fresh]
+    assert np.mean(right) > 0.6  # chance: 0.05
+
+
+def test_same_seed_same_ranker(tmp_path):
+    first, second = (fit_ranker(_planted(30), OPTIONS) for _ in range(2))
+    features = _planted(1, seed=5)[0].features
+    assert first.scores(features).tolist() == second.scores(features).tolist()
+    first.save(tmp_path)
+    assert Ranker.load(tmp_path).scores(features).tolist() == first.scores(features).tolist()
+
+
+def test_a_ranker_of_other_features_is_refused(tmp_path):
+    fit_ranker(_planted(30), OPTIONS).save(tmp_path)
+    path = tmp_path / "ranker.json"
+    path.write_text(path.read_text().replace('"knn"', '"other"'))
+    with pytest.raises(BadInputError, match="other features"):
+        Ranker.load(tmp_path)
+
+
+def test_too_few_examples_are_refused_by_name():
+    with pytest.raises(BadInputError, match=r"4 validation examples .*min_examples"):
+        fit_ranker(_planted(4), OPTIONS)
+
+
+def test_a_loss_that_is_not_finite_fails():
+    examples = _planted(30)
+    examples[3].features[:] = np.nan
+    with pytest.raises(HemlineError, match="not finite"):
+        fit_ranker(examples, OPTIONS)
+
+
+def test_fusion_beats_chance_end_to_end(sources):
+    """Customers buy the memory's first product: no other source knows, the ranker finds out which to trust."""
+    asked = [_asked(seed, memory=[ITEMS[seed % 60], ITEMS[(7 * seed) % 60]]) for seed in range(120)]
+    targets = [one.memory[0] for one in asked]
+    ranker = fit_ranker(ranked_examples(asked[:90], targets[:90], sources), OPTIONS)
+    lists = list(best_items(asked[90:], sources, ranker, 3, [set()] * 30))
+    assert np.mean([target == items[0][0] for target, items in zip(targets[90:], lists, strict=True)]) > 0.8
+    without = list(best_items(asked[90:], sources, ranker, 3, [{target} for target in targets[90:]]))
+    assert all(target not in dict(items) for target, items in zip(targets[90:], without, strict=True))
+    assert all(len(items) == 3 for items in without)
+    ranks = [
+        ranking.rank(sources.row_of[target])
+        for ranking, target in zip(rankings(asked[90:], sources, ranker), targets[90:], strict=True)
+    ]
+    listed = [target in dict(items) for target, items in zip(targets[90:], lists, strict=True)]
+    assert [rank <= 3 for rank in ranks] == listed
+
+
+scores_of = st.lists(st.integers(-3, 3), min_size=1, max_size=12)
+
+
+@given(core=scores_of, data=st.data())
+def test_rank_counts_what_stands_before(core, data):
+    size = len(core)
+    rows = np.array(sorted(data.draw(st.sets(st.integers(0, size - 1)))), np.int64)
+    scores = np.array(data.draw(st.lists(st.integers(-2, 2), min_size=len(rows), max_size=len(rows))), np.float32)
+    allowed = np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
+    target = data.draw(st.integers(0, size - 1))
+    ranking = Ranking(rows, scores, np.array(core, np.float32))
+    for mask in (None, allowed):
+        usable = np.ones(size, bool) if mask is None else mask
+        keys = {row: (1, float(scores[i])) for i, row in enumerate(rows.tolist())}
+        key = {row: keys.get(row, (0, float(core[row]))) for row in range(size) if usable[row]}
+        rank = ranking.rank(target, mask)
+        if not usable[target]:
+            assert np.isnan(rank)
+        else:
+            assert rank == sum(other >= key[target] for other in key.values())
+
+
+@given(scores=scores_of, count=st.integers(0, 15), above=st.integers(-4, 3))
+def test_best_is_a_sort(scores, count, above):
+    values = np.array(scores, np.float32)
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:count]
+    assert best(values, count, above).tolist() == [i for i in order if scores[i] > above]
