@@ -36,7 +36,7 @@ _EVENTS = pa.schema(
      ("event_time", pa.timestamp("us", "UTC")), ("action", pa.string()), ("item_id", pa.string()),
      ("query", pa.string()), ("position", pa.int32())]
 )  # fmt: skip
-_TINY = {
+_TINY: dict[str, Any] = {
     "start_date": DAYS[0],
     "log": {"max_reject_share": 0.1},
     "categories": CATEGORIES,
@@ -44,10 +44,17 @@ _TINY = {
     "min_train_examples": 12,
     "prompts": {"max_train": 20, "max_validation": 4, "max_steps": 4, "max_memory_products": 3, "max_tokens": 600},
     "language_model": {"batch_size": 4, "learning_rate": 1e-3, "hard_epochs": 1},
-    "generation": {"max_new_tokens": 12, "max_users": 12, "chunk_users": 4},
+    "generation": {"max_new_tokens": 12, "max_users": 12, "chunk_users": 4, "beams": 3, "candidates": 5},
+    "recommendations": {"ranker": {"min_examples": 3, "answered": 4, "epochs": 3}},
     "title_encoder": {"epochs": 1, "dim": 16, "hidden": 16},
     "item_embeddings": {"epochs": 1, "dim": 16, "layers": 1},
-    "evaluation": {"users": 10, "resamples": 50},
+    "evaluation": {
+        "users": 10,
+        "resamples": 50,
+        "more_systems": ["sasrec", "recformer_queries"],
+        "baselines": {"epochs": 1, "dim": 16},
+        "recformer": {"finetune_epochs": 1, "max_tokens": 48, "max_train": 20},
+    },
     "spark": {"master": "local[2]", "driver_memory": "1g", "shuffle_partitions": 2},
 }
 
@@ -122,7 +129,9 @@ def make_shop(spark: Any, folder: Path) -> Shop:
         "memory": {"encoder": str(folder / "tiny-bert")},
     }  # fmt: skip
     model = {**_TINY["language_model"], "base_model": str(folder / "tiny-llama")}
-    shop.file.write_text(yaml.safe_dump({**_TINY, **places, "language_model": model}))
+    recformer = {**_TINY["evaluation"]["recformer"], "encoder": str(folder / "tiny-bert")}
+    evaluation = {**_TINY["evaluation"], "recformer": recformer}
+    shop.file.write_text(yaml.safe_dump({**_TINY, **places, "language_model": model, "evaluation": evaluation}))
     return shop
 
 

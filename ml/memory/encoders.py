@@ -47,7 +47,7 @@ def load_text_encoder(name: str, batch_size: int = 256) -> TextEncoder:
     A folder without sentence-transformers' own description gets mean pooling. Raises BadInputError where nothing is
     found or the weights are not safetensors.
     """
-    folder = _folder(name)
+    folder = encoder_folder(name)
     parts = _module_folders(folder)
     if not any(any(part.glob("*.safetensors")) for part in parts) or any(_only_pickled(part) for part in parts):
         raise BadInputError(
@@ -122,7 +122,7 @@ def _clip_text_tower(name: str, folder: Path, batch_size: int) -> TextEncoder:
     return TextEncoder(name, text_config.projection_dim, encode)
 
 
-def _folder(name: str) -> Path:
+def encoder_folder(name: str) -> Path:
     if name.startswith(_PACKAGE):
         return _package_folder(name.removeprefix(_PACKAGE))
     if Path(name).is_dir():
