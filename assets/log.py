@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.common import newest_day, table_metadata, timed
+from assets.common import newest_day, table_metadata
+from assets.measure import timed
+from assets.plots import events_figure, newest_days, plots
 from ml.errors import BadInputError
 from ml.settings import Settings
 from ml.spark import SparkSource
@@ -29,7 +31,7 @@ def interactions(
     """Clean the days of this run: day D is made from the raw partitions D−1 … D+`late_days`, and writes only D."""
     from ml.log import check_reject_share, clean, partition_window, raw_days, read_catalog, read_raw
 
-    with timed() as timer:
+    with timed() as cost:
         days = _days_with_raw_partition(context, raw_days(settings.raw_log), settings)
         context.log.info(f"cleaning {len(days)} day(s)")
         session = spark.session
@@ -54,10 +56,13 @@ def interactions(
     newest = warehouse.read("interactions", date=days[-1])
     reasons = warehouse.read("rejected_interactions", ["reason"], date=days[-1])
     counts = {r["values"]: r["counts"] for r in reasons["reason"].value_counts().to_pylist()}
-    yield dg.MaterializeResult(asset_key="interactions", metadata=table_metadata(published, newest, timer.seconds))
+    events = events_figure(_events_by_day(warehouse, max(days)))
+    yield dg.MaterializeResult(
+        asset_key="interactions", metadata={**table_metadata(published, newest, cost), **plots(events_per_day=events)}
+    )
     yield dg.MaterializeResult(
         asset_key="rejected_interactions",
-        metadata={**table_metadata(refused, None, timer.seconds), "reasons_newest_day": counts},
+        metadata={**table_metadata(refused, None, cost), "reasons_newest_day": counts},
     )
 
 
@@ -71,7 +76,7 @@ def catalog(
     """Every item ever listed: title, category, attributes, first and last event, the listing's own availability."""
     from ml.log import build_catalog, read_catalog
 
-    with timed() as timer:
+    with timed() as cost:
         session = spark.session
         day = newest_day(warehouse)
         listing = read_catalog(session, settings.catalog, settings.catalog_columns, settings.categories)
@@ -81,8 +86,17 @@ def catalog(
     items = warehouse.read("catalog")
     per_category = {r["values"]: r["counts"] for r in items["category"].value_counts().to_pylist()}
     return dg.MaterializeResult(
-        metadata={**table_metadata([published], items, timer.seconds), "items_per_category": per_category}
+        metadata={**table_metadata([published], items, cost), "items_per_category": per_category}
     )
+
+
+def _events_by_day(warehouse: Warehouse, last: str) -> dict[str, dict[str, int]]:
+    """Count events by action on the newest days up to `last`: one small column is read, a day at a time."""
+    counts = {}
+    for day in newest_days(warehouse.days("interactions"), last):
+        actions = warehouse.read("interactions", ["action"], date=day)["action"].value_counts()
+        counts[day] = {row["values"]: row["counts"] for row in actions.to_pylist()}
+    return counts
 
 
 def _days_with_raw_partition(context: dg.AssetExecutionContext, raw: list[str], settings: Settings) -> list[str]:

@@ -2,7 +2,9 @@
 
 import dagster as dg
 
-from assets.common import newest_day, table_metadata, timed
+from assets.common import newest_day, table_metadata
+from assets.measure import timed
+from assets.plots import plots, products_figure
 from ml.settings import Settings
 from ml.spark import SparkSource
 from ml.warehouse import Warehouse
@@ -17,12 +19,12 @@ def query_daily(
     """What each query led to, day by day: clicks, purchases, organic positions."""
     from ml import sequences
 
-    with timed() as timer:
+    with timed() as cost:
         days = list(context.partition_keys)
         frame = sequences.query_daily(warehouse.frame(spark.session, "interactions", days=days))
         published = warehouse.publish_days("query_daily", frame, days)
     preview = warehouse.read("query_daily", date=days[-1])
-    return dg.MaterializeResult(metadata=table_metadata(published, preview, timer.seconds))
+    return dg.MaterializeResult(metadata=table_metadata(published, preview, cost))
 
 
 @dg.asset(group_name="memory", deps=["interactions"])
@@ -35,7 +37,7 @@ def query_vectors(
     from ml.memory import append_vectors, load_text_encoder
     from ml.queries import distinct_queries
 
-    with timed() as timer:
+    with timed() as cost:
         existing = warehouse.read("query_vectors") if warehouse.exists("query_vectors") else None
         known = existing.num_rows if existing is not None else 0
         encoder = load_text_encoder(settings.memory.encoder, settings.memory.batch_size)
@@ -44,7 +46,7 @@ def query_vectors(
     context.log.info(f"{vectors.num_rows - known} new queries encoded")
     return dg.MaterializeResult(
         metadata={
-            **table_metadata([published], vectors.select(["encoder", "query"]), timer.seconds),
+            **table_metadata([published], vectors.select(["encoder", "query"]), cost),
             "new_queries": vectors.num_rows - known,
         }
     )
@@ -58,9 +60,10 @@ def query_memory(
     """The newest day's memory, for people and for serving; any older day is rebuilt from `query_daily`."""
     from ml.memory import memory_as_of
 
-    with timed() as timer:
+    with timed() as cost:
         day = newest_day(warehouse)
         vectors = warehouse.read("query_vectors")
         memory = memory_as_of(warehouse, vectors, settings.memory, day).table(day)
         published = warehouse.publish("query_memory", memory)
-    return dg.MaterializeResult(metadata=table_metadata([published], memory, timer.seconds))
+    products = plots(products_per_query=products_figure(memory["items"]))
+    return dg.MaterializeResult(metadata={**table_metadata([published], memory, cost), **products})

@@ -7,7 +7,9 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from assets.common import NightlyConfig, chosen_categories, scope_of, table_metadata, timed
+from assets.common import NightlyConfig, chosen_categories, scope_of, table_metadata
+from assets.measure import timed
+from assets.plots import log_probabilities_figure, newest_days, plots, realised_figure, sources_figure
 from ml.registry import ModelRegistry
 from ml.settings import Settings
 from ml.warehouse import Warehouse
@@ -39,7 +41,7 @@ def generations(
 
     day = context.partition_key
     categories = chosen_categories(config, settings)
-    with timed() as timer:
+    with timed() as cost:
         histories = warehouse.read("user_histories", date=day)
         chosen = choose_users(histories, categories, settings.generation.max_users)
         available = available_items(warehouse, day, settings.recommendations.available_days)
@@ -56,11 +58,13 @@ def generations(
                 f"{category}: {night.written} written, {night.kept} unchanged, {night.failed} failed closed "
                 f"({night.written / max(night.seconds, 1e-9):.2f} users/s)"
             )
+    answers = warehouse.read("generations", date=day)
     return dg.MaterializeResult(
         metadata={
-            **table_metadata(published, warehouse.read("generations", date=day), timer.seconds),
+            **table_metadata(published, answers, cost),
             **totals,
             "users_per_second": round(totals["written"] / max(seconds, 1e-9), 2),
+            **plots(log_probabilities=log_probabilities_figure(answers["log_probability"])),
         }
     )
 
@@ -90,7 +94,7 @@ def recommendations(
 
     day = context.partition_key
     categories = chosen_categories(config, settings)
-    with timed() as timer:
+    with timed() as cost:
         available = available_items(warehouse, day, settings.recommendations.available_days)
         published, sources = [], Counter[str]()
         for category in categories:
@@ -110,8 +114,9 @@ def recommendations(
             context.log.info(f"{category}: {dict(lists.customers)} customers over {len(items.items)} items")
     return dg.MaterializeResult(
         metadata={
-            **table_metadata(published, warehouse.read("recommendations", date=day), timer.seconds),
+            **table_metadata(published, warehouse.read("recommendations", date=day), cost),
             **{f"customers_{source}": count for source, count in sorted(sources.items())},
+            **plots(customers_by_source=sources_figure(sources)),
         }
     )
 
@@ -135,7 +140,7 @@ def realised(
 
     day = context.partition_key
     yesterday = (date.fromisoformat(day) - timedelta(days=1)).isoformat()
-    with timed() as timer:
+    with timed() as cost:
         events = warehouse.read("interactions", ["user_id", "item_id", "action", "category"], date=day)
         bought = events.filter(pc.field("action") == "purchase")
         parts = [TABLES["realised"].schema.empty_table()]
@@ -148,4 +153,11 @@ def realised(
             parts.append(realised_rows(table, purchases, settings.evaluation, settings.recommendations.k, category))
         rows = pa.concat_tables(parts)
         published = warehouse.publish("realised", rows, date=day)
-    return dg.MaterializeResult(metadata=table_metadata([published], rows, timer.seconds))
+    days = newest_days(warehouse.days("realised"), day)
+    history = pa.concat_tables([_with_date(warehouse.read("realised", date=shown), shown) for shown in days])
+    recall = plots(recall_by_day=realised_figure(history, settings.recommendations.k))
+    return dg.MaterializeResult(metadata={**table_metadata([published], rows, cost), **recall})
+
+
+def _with_date(rows: pa.Table, day: str) -> pa.Table:
+    return rows.append_column("date", pa.array([day] * rows.num_rows, pa.string()))

@@ -2,7 +2,9 @@
 
 import dagster as dg
 
-from assets.common import TrainConfig, as_of_day, scope_categories, timed
+from assets.common import TrainConfig, as_of_day, scope_categories
+from assets.measure import timed
+from assets.plots import epochs_figure, plots
 from assets.tracking import fit_tags
 from ml.registry import ModelRegistry
 from ml.settings import Settings
@@ -26,7 +28,7 @@ def title_encoder(
         return dg.MaterializeResult(metadata={"note": f"no model of its own for {scope!r}"})
     tags = fit_tags(context, as_of_day(config, warehouse), "")
     with (
-        timed() as timer,
+        timed() as cost,
         registry.run("title_encoder", scope, tags=tags, params=settings.title_encoder.model_dump()) as run,
     ):
         fitted = fit_title_encoder(settings, warehouse, categories, settings.work_folder / "title_encoder" / scope, run)
@@ -39,7 +41,7 @@ def title_encoder(
             "encoder": fitted.kind,
             "pairs": fitted.examples,
             "fitted_until": fitted.fitted_until,
-            "seconds": round(timer.seconds, 2),
+            **cost.metadata(),
         }
     )
 
@@ -61,7 +63,7 @@ def title_index(
         return dg.MaterializeResult(metadata={"note": f"no title encoder for {scope!r}"})
     categories = scope_categories(settings, warehouse, scope)
     tags = fit_tags(context, as_of_day(config, warehouse), encoder.fitted_until or "")
-    with timed() as timer, registry.run("title_index", scope, tags=tags, params=settings.index.model_dump()) as run:
+    with timed() as cost, registry.run("title_index", scope, tags=tags, params=settings.index.model_dump()) as run:
         index, folder = build_title_index(
             settings, warehouse, categories, encoder.folder, settings.work_folder / "title_index" / scope
         )
@@ -73,7 +75,7 @@ def title_index(
             "items": len(index.ids),
             "kind": index.kind,
             "recall_at_10": index.recall,
-            "seconds": round(timer.seconds, 2),
+            **cost.metadata(),
         }
     )
 
@@ -95,20 +97,23 @@ def item_embeddings(
         return dg.MaterializeResult(metadata={"note": f"no model of its own for {scope!r}"})
     tags = fit_tags(context, as_of_day(config, warehouse), "")
     with (
-        timed() as timer,
+        timed() as cost,
         registry.run("item_embeddings", scope, tags=tags, params=settings.item_embeddings.model_dump()) as run,
     ):
         work = settings.work_folder / "item_embeddings" / scope
         fitted = fit_item_embeddings(settings, warehouse, categories, work, run)
         version = run.register(fitted.folder, fitted_until=fitted.fitted_until)
     registry.promote(version)
+    measured = registry.client.get_metric_history(version.run_id, "validation_ndcg_at_10")  # none without validation
+    epochs = epochs_figure([(point.step, point.value) for point in measured], "validation NDCG@10")
     return dg.MaterializeResult(
         metadata={
             "version": version.version,
             "mlflow_run": version.run_id,
             "items": fitted.examples,
             "fitted_until": fitted.fitted_until,
-            "seconds": round(timer.seconds, 2),
+            **cost.metadata(),
+            **plots(validation=epochs),
         }
     )
 
@@ -129,7 +134,7 @@ def id_index(
     if embeddings is None:
         return dg.MaterializeResult(metadata={"note": f"no item embeddings for {scope!r}"})
     tags = fit_tags(context, as_of_day(config, warehouse), embeddings.fitted_until or "")
-    with timed() as timer, registry.run("id_index", scope, tags=tags, params=settings.index.model_dump()) as run:
+    with timed() as cost, registry.run("id_index", scope, tags=tags, params=settings.index.model_dump()) as run:
         index, folder = build_id_index(settings, embeddings.folder, settings.work_folder / "id_index" / scope)
         version = run.register(folder, item_embeddings_version=embeddings.version)
     registry.promote(version)
@@ -139,6 +144,6 @@ def id_index(
             "items": len(index.ids),
             "kind": index.kind,
             "recall_at_10": index.recall,
-            "seconds": round(timer.seconds, 2),
+            **cost.metadata(),
         }
     )

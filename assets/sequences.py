@@ -3,7 +3,9 @@
 import dagster as dg
 import pyarrow as pa
 
-from assets.common import TrainConfig, as_of_day, table_metadata, timed
+from assets.common import TrainConfig, as_of_day, table_metadata
+from assets.measure import timed
+from assets.plots import item_steps_figure, plots
 from ml.settings import POOLED, Settings
 from ml.spark import SparkSource
 from ml.warehouse import Warehouse
@@ -26,7 +28,7 @@ def training_sequences(
     categories = _categories(context)
     if not categories:
         return dg.MaterializeResult(metadata=_PER_CATEGORY)
-    with timed() as timer:
+    with timed() as cost:
         as_of = as_of_day(config, warehouse)
         events = warehouse.frame(spark.session, "interactions", days=(settings.start_date, as_of))
         events = events.where(events.category.isin(categories))
@@ -37,11 +39,13 @@ def training_sequences(
         ]
         frame.unpersist()
     made = {c: warehouse.read("training_sequences", category=c) for c in categories}
+    steps = {c: rows["item_steps"] for c, rows in made.items()}
     return dg.MaterializeResult(
         metadata={
-            **table_metadata(published, made[categories[0]], timer.seconds),
+            **table_metadata(published, made[categories[0]], cost),
             "as_of": as_of,
             "table_1": dg.MetadataValue.md(table_1_markdown(made)),
+            **plots(steps_before_a_purchase=item_steps_figure(steps, settings.sequences.min_item_steps)),
         }
     )
 
@@ -61,7 +65,7 @@ def query_title_pairs(
     categories = _categories(context)
     if not categories:
         return dg.MaterializeResult(metadata=_PER_CATEGORY)
-    with timed() as timer:
+    with timed() as cost:
         items = warehouse.frame(spark.session, "catalog")
         published = []
         for category in categories:
@@ -69,7 +73,7 @@ def query_title_pairs(
             pairs = sequences.query_title_pairs(rows, items)
             published.append(warehouse.publish_frame("query_title_pairs", pairs, category=category))
     preview = warehouse.read("query_title_pairs", category=categories[0])
-    return dg.MaterializeResult(metadata=table_metadata(published, preview, timer.seconds))
+    return dg.MaterializeResult(metadata=table_metadata(published, preview, cost))
 
 
 @dg.asset(group_name="sequences", deps=["interactions"])
@@ -82,7 +86,7 @@ def user_histories(
     """The newest steps of every active customer, up to the end of the day."""
     from ml import sequences
 
-    with timed() as timer:
+    with timed() as cost:
         day = context.partition_key
         events = warehouse.frame(spark.session, "interactions", days=(settings.start_date, day))
         rows = sequences.user_histories(events, settings.sequences, day, settings.recommendations.active_days)
@@ -90,7 +94,7 @@ def user_histories(
     preview = warehouse.read("user_histories", date=day)
     return dg.MaterializeResult(
         metadata={
-            **table_metadata([published], preview, timer.seconds),
+            **table_metadata([published], preview, cost),
             "active_customers": len(set(preview["user_id"].to_pylist())),
         }
     )

@@ -76,7 +76,7 @@ def _probe_file(path: Path, root: Path, columns: Sequence[str] | None) -> InputF
     except BadInputError:
         raise
     except _UNREADABLE as error:
-        detail = str(error).strip().split("\n")[0][:300] or type(error).__name__
+        detail = str(error).strip().split("\n")[0][:300].rstrip(".") or type(error).__name__
         raise BadInputError(
             f"{path}: this {kind} file cannot be read: {detail}. "
             "It is damaged or was not written to its end: write it again at its source, or move it out of the folder."

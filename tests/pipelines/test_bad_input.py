@@ -1,11 +1,14 @@
 """Damaged input through the real jobs: the run says what is wrong, and published tables stay as they were."""
 
+from datetime import datetime
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from small_shop import DAYS, EVE, LAST, Shop, event, save_language_model, save_text_encoder, write_events
 
+from ml.errors import BadInputError
 from pipelines import flows
 from pipelines.run import RunFailedError, Runner
 
@@ -168,3 +171,14 @@ def test_a_shop_with_one_customer_gets_its_tables(spark, eve_shop, tmp_path):
     rows = shop.rows("recommendations", date=DAYS[5], category="Bags")
     assert [row["user_id"] for row in rows] == ["bag-lover"] * 5
     flows.evaluate(runner)
+
+
+def test_a_day_that_goes_on_is_no_partition_yet(eve_shop, tmp_path):
+    shop = eve_shop.copy(tmp_path / "shop")
+    shop.change(log={"time_zone": "Pacific/Kiritimati", "max_reject_share": 0.1})  # the first to see a new day
+    today = datetime.now(shop.settings.log.zone).date().isoformat()
+    write_events(shop, today, [event("early", today)])
+    runner = Runner(shop.settings)
+    with pytest.raises(BadInputError, match=rf"--date {today}: this day is not over in Pacific/Kiritimati"):
+        flows.known_day(runner, today)
+    assert flows.newest_raw_day(runner) < today
