@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from assets.measure import Cost
 from ml.errors import BadInputError
+from ml.measure import Cost
 from ml.settings import POOLED, Settings
 from ml.tables import TABLES, Table
 from ml.warehouse import Publication, Warehouse

@@ -1,31 +1,30 @@
-"""`evaluation_metrics` and `evaluation_ranks`: ours and the references on held-out purchases (paper section 5)."""
+"""Ours and every other system on held-out purchases (paper section 5): metrics, ranks, differences, groups, costs."""
 
 from collections.abc import Iterator
 
 import dagster as dg
 
 from assets.common import figure_markdown, newest_day, scope_of, table_metadata
-from assets.measure import timed
 from assets.tracking import fit_tags
+from ml.measure import timed
 from ml.registry import ModelRegistry
 from ml.settings import POOLED, Settings
 from ml.warehouse import Warehouse
 
+_TABLES = {
+    "evaluation_metrics": "Every system's metrics with bootstrap intervals, by split and view of the log.",
+    "evaluation_ranks": "Every system's rank per example.",
+    "evaluation_differences": "By how much ours leads each system, with paired bootstrap intervals.",
+    "evaluation_breakdowns": "Every system's metrics by length of history, search, repeat and cold start.",
+    "evaluation_costs": "What each system cost: seconds, examples per second, memory.",
+    "evaluation_lists": "What each system recommended for a few examples, for people to read.",
+}
+_READ = ["training_sequences", "query_title_pairs", dg.AssetDep("adapter", partition_mapping=dg.AllPartitionMapping())]
+
 
 @dg.multi_asset(
     name="evaluation",
-    specs=[
-        dg.AssetSpec(
-            "evaluation_metrics",
-            deps=[
-                "training_sequences",
-                "query_title_pairs",
-                dg.AssetDep("adapter", partition_mapping=dg.AllPartitionMapping()),
-            ],
-            description="Every system's metrics with bootstrap intervals, by split and view of the log.",
-        ),
-        dg.AssetSpec("evaluation_ranks", deps=["training_sequences"], description="Every system's rank per example."),
-    ],
+    specs=[dg.AssetSpec(name, deps=_READ, description=description) for name, description in _TABLES.items()],
     group_name="evaluation",
 )
 def evaluation(
@@ -34,30 +33,33 @@ def evaluation(
     warehouse: dg.ResourceParam[Warehouse],
     registry: dg.ResourceParam[ModelRegistry],
 ) -> Iterator[dg.MaterializeResult]:
-    """Score one category's held-out purchases with every system, all fitted under one protocol."""
+    """Score one category's held-out purchases with every system, all fitted under one protocol.
+
+    The tables are published after every part, so that a run cut short leaves what it finished; run again, it does
+    only the rest.
+    """
     from ml.evaluation import metrics_figure
     from ml.recommend.comparing import CategoryComparison
 
     category = context.partition_key
     if category == POOLED:
         note = {"note": "evaluated per category, whichever models serve it"}
-        yield dg.MaterializeResult(asset_key="evaluation_metrics", metadata=note)
-        yield dg.MaterializeResult(asset_key="evaluation_ranks", metadata=note)
+        for name in _TABLES:
+            yield dg.MaterializeResult(asset_key=name, metadata=note)
         return
     scope = scope_of(settings, warehouse, category)
     tags = fit_tags(context, newest_day(warehouse), "")
+    published, tables = {}, {}
     with (
         timed() as cost,
         registry.run("evaluation", category, tags=tags, params=settings.evaluation.model_dump()) as run,
     ):
-        result = CategoryComparison(settings, warehouse, registry, category, scope, run).compare()
-        figure = metrics_figure(result.metrics, category)
+        for tables in CategoryComparison(settings, warehouse, registry, category, scope, run).compare():
+            published = {name: warehouse.publish(name, rows, category=category) for name, rows in tables.items()}
+        figure = metrics_figure(tables["evaluation_metrics"], category)
         run.figure(figure, "metrics.png")
-        run.table(result.metrics, "metrics.json")
-    metrics = warehouse.publish("evaluation_metrics", result.metrics, category=category)
-    ranks = warehouse.publish("evaluation_ranks", result.ranks, category=category)
-    yield dg.MaterializeResult(
-        asset_key="evaluation_metrics",
-        metadata={**table_metadata([metrics], result.metrics, cost), "metrics": figure_markdown(figure)},
-    )
-    yield dg.MaterializeResult(asset_key="evaluation_ranks", metadata=table_metadata([ranks], result.ranks, cost))
+        run.table(tables["evaluation_metrics"], "metrics.json")
+    for name, rows in tables.items():
+        metadata = table_metadata([published[name]], rows, cost)
+        drawn = {"metrics": figure_markdown(figure)} if name == "evaluation_metrics" else {}
+        yield dg.MaterializeResult(asset_key=name, metadata={**metadata, **drawn})

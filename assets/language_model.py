@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.common import TrainConfig, as_of_day, figure_markdown, table_metadata
-from assets.measure import timed
 from assets.tracking import fit_tags
+from ml.measure import timed
 from ml.registry import ModelRegistry
 from ml.settings import Settings
 from ml.warehouse import Warehouse

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.common import newest_day, table_metadata
-from assets.measure import timed
 from assets.plots import events_figure, newest_days, plots
 from ml.errors import BadInputError
+from ml.measure import timed
 from ml.settings import Settings
 from ml.spark import SparkSource
 from ml.warehouse import Warehouse

@@ -3,8 +3,8 @@
 import dagster as dg
 
 from assets.common import newest_day, table_metadata
-from assets.measure import timed
 from assets.plots import plots, products_figure
+from ml.measure import timed
 from ml.settings import Settings
 from ml.spark import SparkSource
 from ml.warehouse import Warehouse

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from assets.common import TrainConfig, scope_categories, table_metadata
-from assets.measure import timed
+from ml.measure import timed
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.common import NightlyConfig, chosen_categories, scope_of, table_metadata
-from assets.measure import timed
 from assets.plots import log_probabilities_figure, newest_days, plots, realised_figure, sources_figure
+from ml.measure import timed
 from ml.registry import ModelRegistry
 from ml.settings import Settings
 from ml.warehouse import Warehouse

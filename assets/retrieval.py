@@ -3,9 +3,9 @@
 import dagster as dg
 
 from assets.common import TrainConfig, as_of_day, scope_categories
-from assets.measure import timed
 from assets.plots import epochs_figure, plots
 from assets.tracking import fit_tags
+from ml.measure import timed
 from ml.registry import ModelRegistry
 from ml.settings import Settings
 from ml.warehouse import Warehouse

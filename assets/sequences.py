@@ -4,8 +4,8 @@ import dagster as dg
 import pyarrow as pa
 
 from assets.common import TrainConfig, as_of_day, table_metadata
-from assets.measure import timed
 from assets.plots import item_steps_figure, plots
+from ml.measure import timed
 from ml.settings import POOLED, Settings
 from ml.spark import SparkSource
 from ml.warehouse import Warehouse

@@ -101,6 +101,25 @@ _EXAMPLE_SPLITS = (
     Column("leave_one_out_split", S, "test: the user's last purchase in the category; validation: the one before."),
 )
 
+_VIEW = (
+    Column("system", S, "ours, ours_mixup, popularity, markov, item_knn, core, gru4rec, sasrec, …"),
+    Column("split", S, "temporal or leave_one_out."),
+    Column("actions", S, "all or purchases_only: which steps every system saw."),
+)
+_CANDIDATES = Column("candidates", S, "catalogue: the whole category; available: as of the target's day.")
+_METRIC = (
+    Column("metric", S, "recall, ndcg (both at K) or mrr (over the full ranking)."),
+    Column("k", I32, "K of recall and ndcg."),
+)
+
+
+def _interval(value: str, required: bool = True) -> tuple[Column, ...]:
+    return (
+        Column("value", F64, value),
+        Column("low", F64, "Lower end of the bootstrap interval.", required),
+        Column("high", F64, "Upper end of the bootstrap interval.", required),
+    )
+
 
 def _table(name: str, row: str, columns: Sequence[Column], **options: tuple[str, ...]) -> Table:
     return Table(name, row, options.pop("levels", ()), tuple(columns), **options)
@@ -330,15 +349,10 @@ _ALL = [
         "evaluation_metrics",
         "a metric of one system with its interval",
         [
-            Column("system", S, "ours, popularity, markov, item_knn or core."),
-            Column("split", S, "temporal or leave_one_out."),
-            Column("actions", S, "all or purchases_only: which steps every system saw."),
-            Column("candidates", S, "catalogue: the whole category; available: as of the target's day."),
-            Column("metric", S, "recall, ndcg (both at K) or mrr (over the full ranking)."),
-            Column("k", I32, "K of recall and ndcg."),
-            Column("value", F64, "Mean over test examples."),
-            Column("low", F64, "Lower end of the bootstrap interval."),
-            Column("high", F64, "Upper end of the bootstrap interval."),
+            *_VIEW,
+            _CANDIDATES,
+            *_METRIC,
+            *_interval("The mean over the test examples."),
             Column("examples", I64, "Test examples scored."),
             Column("run_id", S, "MLflow run that holds the details."),
         ],
@@ -351,15 +365,72 @@ _ALL = [
         "the rank one system gave one test example's target",
         [
             Column("example_id", S, "The purchase's event_id."),
-            Column("system", S, "The system."),
-            Column("split", S, "temporal or leave_one_out."),
-            Column("actions", S, "all or purchases_only."),
-            Column("candidates", S, "catalogue or available."),
+            *_VIEW,
+            _CANDIDATES,
             Column("rank", I64, "1-based rank of the bought item, ties against the system; null where it never ranks.",
                    False),
         ],
         levels=("category",),
         key=("example_id", "system", "split", "actions", "candidates"),
+        personal=(),
+    ),
+    _table(
+        "evaluation_differences",
+        "by how much ours leads another system on the same test examples",
+        [
+            *_VIEW,
+            _CANDIDATES,
+            *_METRIC,
+            *_interval("Ours minus the system, the mean over the test examples; the interval is of paired resamples."),
+            Column("ratio", F64, "Ours divided by the system, minus 1; null where the system has 0.", False),
+            Column("examples", I64, "Test examples scored by both."),
+        ],
+        levels=("category",),
+        key=("system", "split", "actions", "candidates", "metric"),
+        personal=(),
+    ),
+    _table(
+        "evaluation_breakdowns",
+        "a metric of one system on one group of the test examples, among the whole catalogue",
+        [
+            Column("breakdown", S, "What the examples are grouped by: history, search, repeat or cold."),
+            Column("group", S, "The group; those of `cold` lie in each other."),
+            *_VIEW,
+            *_METRIC,
+            *_interval("The mean over the group's examples.", required=False),
+            Column("examples", I64, "Examples of the group."),
+        ],
+        levels=("category",),
+        key=("breakdown", "group", "system", "split", "actions", "metric"),
+        personal=(),
+    ),
+    _table(
+        "evaluation_costs",
+        "what one system cost on one view of the log",
+        [
+            *_VIEW,
+            Column("fit_seconds", F64, "Seconds to fit it; of ours the ranker alone, whose inputs other assets fit."),
+            Column("rank_seconds", F64, "Seconds to rank the test examples, among both kinds of candidates; of ours "
+                   "with the language model's answers, those kept from an earlier try excepted."),
+            Column("examples_per_second", F64, "Test examples ranked per second."),
+            Column("peak_memory_mib", I64, "Peak resident memory of the whole process meanwhile."),
+            Column("examples", I64, "Test examples ranked."),
+        ],
+        levels=("category",),
+        key=("system", "split", "actions"),
+        personal=(),
+    ),
+    _table(
+        "evaluation_lists",
+        "one of the K items a system recommends for a test example, among the whole catalogue",
+        [
+            Column("example_id", S, "The purchase's event_id."),
+            *_VIEW,
+            Column("rank", I32, "1 is best."),
+            Column("item_id", S, "The item."),
+        ],
+        levels=("category",),
+        key=("example_id", "system", "split", "actions", "rank"),
         personal=(),
     ),
 ]  # fmt: skip

@@ -18,7 +18,14 @@ FITS = [
     "id_index",
     "ranker",
 ]
-EVALUATION = ["evaluation_metrics", "evaluation_ranks"]
+EVALUATION = [
+    "evaluation_metrics",
+    "evaluation_ranks",
+    "evaluation_differences",
+    "evaluation_breakdowns",
+    "evaluation_costs",
+    "evaluation_lists",
+]
 
 SELECTIONS = {
     "ingest": [*LOG, "query_daily"],

@@ -29,6 +29,10 @@ PER_MODEL = frozenset(
         "ranker",
         "evaluation_metrics",
         "evaluation_ranks",
+        "evaluation_differences",
+        "evaluation_breakdowns",
+        "evaluation_costs",
+        "evaluation_lists",
     }
 )
 

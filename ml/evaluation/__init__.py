@@ -8,10 +8,12 @@ what was bought; `evaluation_rows` and `rank_rows` make tables of the ranks.
 from __future__ import annotations
 
 from ml.evaluation.bootstrap import interval, paired_interval
+from ml.evaluation.breakdowns import breakdown_rows, example_groups
 from ml.evaluation.core_system import CoreSystem
+from ml.evaluation.differences import difference_rows
 from ml.evaluation.figures import metrics_figure
 from ml.evaluation.metrics import metric_values, ndcg_at_k, recall_at_k, reciprocal_rank
-from ml.evaluation.protocol import ItemExamples, System, item_examples, rank_targets, sample_examples
+from ml.evaluation.protocol import ItemExamples, System, best_items, item_examples, rank_targets, sample_examples
 from ml.evaluation.realised import realised
 from ml.evaluation.references import ItemKNN, Markov, Popularity
 from ml.evaluation.rows import compare, evaluate_ranks, evaluation_rows, rank_rows
@@ -24,9 +26,13 @@ __all__ = [
     "Markov",
     "Popularity",
     "System",
+    "best_items",
+    "breakdown_rows",
     "compare",
+    "difference_rows",
     "evaluate_ranks",
     "evaluation_rows",
+    "example_groups",
     "interval",
     "item_examples",
     "metric_values",

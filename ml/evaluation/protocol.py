@@ -122,6 +122,24 @@ def rank_targets(
     return ranks
 
 
+def best_items(
+    system: System, examples: ItemExamples, rows: Sequence[int], catalogue: Collection[str], k: int
+) -> dict[str, list[str]]:
+    """Return, by example_id, the `k` best items of `catalogue` for some of the examples; ties in vocabulary order.
+
+    Fewer where the system knows fewer: an item that scores -inf is recommended to nobody.
+    """
+    index = {item: i for i, item in enumerate(system.items)}
+    allowed = np.isin(np.array(system.items, dtype=str), np.array(sorted(catalogue), dtype=str))
+    lists: dict[str, list[str]] = {}
+    for row in rows:
+        scores = _scores(system, examples, [row], index)
+        scores = np.where(allowed, scores[0], -np.inf)
+        order = np.argsort(-scores, kind="stable")[:k]
+        lists[examples.example_ids[row]] = [system.items[i] for i in order if scores[i] > -np.inf]
+    return lists
+
+
 def _by_day(order: np.ndarray, days: list[str], separate: bool) -> list[tuple[str, np.ndarray]]:
     """Return example numbers by the day of their target, or all together where the day does not matter."""
     if not len(order):
@@ -141,6 +159,21 @@ def _rank_block(
     candidates: set[str],
     known: np.ndarray,
 ) -> np.ndarray:
+    scores = _scores(system, examples, rows, index)
+    targets = [examples.targets[row] for row in rows]
+    own = np.array(
+        [scores[n, index[item]] if item in index else -np.inf for n, item in enumerate(targets)], dtype=scores.dtype
+    )
+    ahead = ((scores >= own[:, None]) & known).sum(axis=1)
+    # Whatever is not in the vocabulary ties with every other item that the system does not know.
+    ahead[own == -np.inf] = len(candidates)
+    return np.where([item in candidates for item in targets], ahead, np.nan)
+
+
+def _scores(
+    system: System, examples: ItemExamples, rows: Sequence[int] | np.ndarray, index: dict[str, int]
+) -> np.ndarray:
+    """Ask the system about some examples; raises HemlineError where its answer has another shape or a NaN."""
     histories, ages = [], []
     for row in rows:
         places = np.array([index.get(item, -1) for item in examples.histories[row]], dtype=np.int64)
@@ -151,14 +184,7 @@ def _rank_block(
         raise HemlineError(f"{system.name} gave scores of shape {scores.shape}, expected {(len(rows), len(index))}")
     if np.isnan(scores).any():
         raise HemlineError(f"{system.name} scored an item NaN: its fit failed, and no rank means anything")
-    targets = [examples.targets[row] for row in rows]
-    own = np.array(
-        [scores[n, index[item]] if item in index else -np.inf for n, item in enumerate(targets)], dtype=scores.dtype
-    )
-    ahead = ((scores >= own[:, None]) & known).sum(axis=1)
-    # Whatever is not in the vocabulary ties with every other item that the system does not know.
-    ahead[own == -np.inf] = len(candidates)
-    return np.where([item in candidates for item in targets], ahead, np.nan)
+    return scores
 
 
 def check_fitted(name: str, items: list[str]) -> None:

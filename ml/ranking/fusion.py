@@ -76,6 +76,12 @@ class Ranking:
         others[self.rows] = False
         return float(first.sum() + (others & (self.core >= self.core[row])).sum())
 
+    def best(self, k: int) -> np.ndarray:
+        """Return the rows of the `k` best items; an item outside the candidates only where these are fewer."""
+        own = self.rows[np.argsort(-self.scores, kind="stable")][:k]
+        others = np.argsort(-self.core, kind="stable")[: k + len(self.rows)]
+        return np.concatenate([own, others[~np.isin(others, self.rows)]])[:k]
+
 
 def rankings(asked: Sequence[Asked], sources: Sources, ranker: Ranker) -> Iterator[Ranking]:
     """Yield every customer's ranking, in order."""

@@ -62,7 +62,12 @@ GRAPH = {
     "sequences": {"model": SEQUENCES},
     "fit": {"model": FITS},
     "train": {"model": sorted(SEQUENCES + FITS)},
-    "evaluate": {"model": ["evaluation_metrics", "evaluation_ranks"]},
+    "evaluate": {
+        "model": [
+            "evaluation_breakdowns", "evaluation_costs", "evaluation_differences", "evaluation_lists",
+            "evaluation_metrics", "evaluation_ranks",
+        ]
+    },
 }  # fmt: skip
 
 

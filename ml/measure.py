@@ -25,7 +25,12 @@ class Cost:
 
     def metadata(self) -> dict[str, float]:
         """Return the cost as asset metadata."""
-        return {"seconds": round(self.seconds, 2), "peak_memory_mib": round(self.peak_bytes / 2**20)}
+        return {"seconds": round(self.seconds, 2), "peak_memory_mib": self.peak_mib}
+
+    @property
+    def peak_mib(self) -> int:
+        """The peak in MiB."""
+        return round(self.peak_bytes / 2**20)
 
 
 @contextmanager

@@ -1,0 +1,182 @@
+"""Every system on one view: fitted on its training part, choosing by its validation part, ranking its test rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from ml.errors import BadInputError
+from ml.evaluation import ItemExamples, System, best_items, rank_targets, references
+from ml.measure import timed
+from ml.recommend.fitting import TitleVectors, fit_title_encoder, load_title_vectors
+from ml.recommend.fusing import build_sources, encoded_titles, examples_asked, questions
+from ml.recommend.ours import answer_examples, rank_answers
+from ml.recommend.views import View
+
+if TYPE_CHECKING:
+    from ml.generation import Generated
+    from ml.ranking import Sources
+    from ml.ranking.ranker import Ranker
+    from ml.registry import ModelRegistry, TrackedRun
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What one system made of a view: the test targets' ranks by kind of candidates, some lists, and the cost.
+
+    `ranks` are float64 [test rows], NaN where the target never ranks; `lists` are by example_id, best item first.
+    """
+
+    system: str
+    ranks: Mapping[str, np.ndarray]
+    lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    fit_seconds: float = 0.0
+    rank_seconds: float = 0.0
+    peak_memory_mib: int = 0
+
+
+def rank_reference(view: View, name: str, fitted: dict[str, Any]) -> Ranked:
+    """Fit and rank popularity, Markov, item-kNN or CORE; the fitted system stays in `fitted`, for ours."""
+    settings = view.data.settings
+    with timed() as fit:
+        fitted[name] = system = next(s for s in references(settings.item_embeddings) if s.name == name)
+        system.fit(view.train_items, view.validation_items)
+    return _rank(view, system, view.test_items, fit.seconds, fit.peak_mib)
+
+
+def rank_further(view: View, name: str, run: TrackedRun) -> Ranked:
+    """Fit and rank one of `evaluation.more_systems`."""
+    from ml.baselines import NAMES, baseline
+
+    evaluation = view.data.settings.evaluation
+    if name in NAMES:
+        with timed() as fit:
+            system = baseline(name, evaluation.baselines)
+            system.fit(view.train_items, view.validation_items)
+        return _rank(view, system, view.test_items, fit.seconds, fit.peak_mib)
+    from ml.baselines.recformer import Recformer, RowSystem
+
+    with timed() as fit:
+        recformer = Recformer(evaluation.recformer, view.data.catalog, name == "recformer_queries", run)
+        recformer.fit_examples(view.examples, view.split, view.validation.filter(pc.field("eligible")))
+    rows = RowSystem(recformer, view.test)
+    return _rank(view, rows, rows.examples, fit.seconds, fit.peak_mib)
+
+
+def _rank(view: View, system: System, shown: ItemExamples, fit_seconds: float, fit_mib: int) -> Ranked:
+    with timed() as cost:
+        ranks = {
+            name: rank_targets(system, shown, view.data.items, available)
+            for name, available in view.data.candidates()
+        }  # fmt: skip
+    places = [place for place, example in enumerate(shown.example_ids) if example in view.read_by_people]
+    lists = best_items(system, shown, places, view.data.items, view.data.settings.evaluation.k)
+    return Ranked(system.name, ranks, lists, fit_seconds, cost.seconds, max(fit_mib, cost.peak_mib))
+
+
+class Ours:
+    """Our system on one view: the language model's answers, then the paper's mixup, and fusion where it is the setting.
+
+    Every other part is fitted on the view's own training part. The one exception is the adapter: it was fitted on
+    rows that both splits train on, and is the same everywhere. On purchases only the memory's text encoder stands in
+    for the title encoder, which learns from searches.
+    """
+
+    def __init__(self, view: View, registry: ModelRegistry, scope: str, fitted: Mapping[str, Any], run: TrackedRun):
+        """`fitted`: the references, fitted on this view."""
+        self.view, self.registry, self.scope, self.run = view, registry, scope, run
+        self.settings, self.data = view.data.settings, view.data
+        self.fitted = fitted
+        self.titles, self.vectors = self._title_encoder()
+
+    def rank(self) -> list[Ranked]:
+        """Return `ours`, and beside fusion the paper's own way as `ours_mixup`."""
+        with timed() as answering:
+            answers = self._answers(self.view.test)
+        with timed() as ranking:
+            mixup = self._mixup(answers)
+        cost = answering.seconds + ranking.seconds, max(answering.peak_mib, ranking.peak_mib)
+        fused = self._fused(answers, answering.seconds) if self.settings.recommendations.order == "fusion" else None
+        own = Ranked("ours" if fused is None else "ours_mixup", mixup, {}, 0.0, *cost)
+        return [own] if fused is None else [fused, own]
+
+    def _mixup(self, answers: Mapping[str, Generated]) -> dict[str, np.ndarray]:
+        return {
+            name: rank_answers(
+                answers, self.view.test_items, self.fitted["core"].core, self.titles, self.data.items, self.vectors,
+                self.settings.recommendations.mixup_n, available,
+            )
+            for name, available in self.data.candidates()
+        }  # fmt: skip
+
+    def _fused(self, answers: Mapping[str, Generated], answering_seconds: float) -> Ranked | None:
+        """Return the fusion's ranks; None where validation has too few examples to fit the ranker on."""
+        with timed() as fit:
+            sources = self._sources()
+            try:
+                ranker = self._ranker(sources)
+            except BadInputError as error:
+                self.run.text(str(error), f"{self.view.name}/no_ranker.txt")
+                return None
+        with timed() as cost:
+            ranks, lists = self._rankings(answers, sources, ranker)
+        peak = max(fit.peak_mib, cost.peak_mib)
+        return Ranked("ours", ranks, lists, fit.seconds, answering_seconds + cost.seconds, peak)
+
+    def _ranker(self, sources: Sources) -> Ranker:
+        from ml.ranking.ranker import fit_ranker
+
+        chosen = self.settings.recommendations.ranker
+        validation, answered = (
+            self.view.sample(size, chosen.seed, "validation") for size in (chosen.examples, chosen.answered)
+        )
+        own = self._answers(answered) if answered.num_rows else {}
+        return fit_ranker(questions(self.settings, self.data.warehouse, validation, own, sources), chosen)
+
+    def _rankings(
+        self, answers: Mapping[str, Generated], sources: Sources, ranker: Ranker
+    ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+        from ml.ranking.fusion import rankings
+
+        shown = self.view.test_items
+        masks = {name: self.data.masks(shown.days, available) for name, available in self.data.candidates()}
+        ranks = {name: np.full(len(shown), np.nan) for name in masks}
+        lists: dict[str, list[str]] = {}
+        asked = examples_asked(self.settings, self.data.warehouse, self.view.test, answers)
+        for i, ranking in enumerate(rankings(asked, sources, ranker)):
+            row = sources.row_of.get(shown.targets[i])
+            for name, by_day in masks.items():
+                if row is not None:
+                    ranks[name][i] = ranking.rank(row, by_day[shown.days[i]])
+            if shown.example_ids[i] in self.view.read_by_people:
+                best = ranking.best(self.settings.evaluation.k)
+                lists[shown.example_ids[i]] = [sources.items[place] for place in best]
+        return ranks, lists
+
+    def _sources(self) -> Sources:
+        own = self.fitted
+        return build_sources(
+            self.data.catalog, self.vectors, self.titles, own["core"].core, own["item_knn"], own["markov"],
+            self.view.train_items,
+        )  # fmt: skip
+
+    def _answers(self, examples: Any) -> dict[str, Generated]:
+        return answer_examples(
+            self.settings, self.data.warehouse, self.registry, self.data.category, self.scope, examples,
+            self.view.actions,
+        )  # fmt: skip
+
+    def _title_encoder(self) -> tuple[TitleVectors, np.ndarray]:
+        """Return what encodes titles in this view, and the vectors of the catalogue's titles."""
+        if self.view.actions == "purchases_only":
+            return self.data.text_encoder
+        folder = self.settings.work_folder / "evaluation" / self.data.category / self.view.split
+        fitted = fit_title_encoder(
+            self.settings, self.data.warehouse, [self.data.category], folder, None, self.view.split
+        )
+        encoder = load_title_vectors(fitted.folder)
+        return encoder, encoded_titles(encoder, self.data.titles)
