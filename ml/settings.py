@@ -264,6 +264,7 @@ class Settings(Section):
     catalog_columns: CatalogColumns = CatalogColumns()
     warehouse: Path = Field(default=Path("warehouse"), description="root of the published tables")
     home: Path = Field(default=Path(".hemline"), description="Dagster's and MLflow's storage, checkpoints, work files")
+    report: Path = Field(default=Path("report"), description="folder of the page `hemline evaluate --report` writes")
     tracking_uri: str | None = Field(default=None, description="MLflow server; None: SQLite under `home`")
     categories: list[str] = Field(default=["Clothing"], min_length=1, description="categories with their own partition")
     start_date: str = Field(default="2018-01-01", pattern=r"^\d{4}-\d{2}-\d{2}$", description="first day of the log")

@@ -143,8 +143,13 @@ def nightly(day: Day = None, category: Category = None, file: SettingsFile = Non
 
 
 @app.command()
-def evaluate(category: Category = None, file: SettingsFile = None, profile: Profile = None) -> None:
-    """Score ours and the references on the held-out purchases."""
+def evaluate(
+    category: Category = None,
+    report: Annotated[bool, typer.Option(help="Write the page and figures too (setting `report`).")] = False,
+    file: SettingsFile = None,
+    profile: Profile = None,
+) -> None:
+    """Score ours and every other system on the held-out purchases; what was finished before is kept."""
     with _errors_for_people():
         from pipelines import flows
         from pipelines.run import Runner
@@ -153,6 +158,8 @@ def evaluate(category: Category = None, file: SettingsFile = None, profile: Prof
         loaded = _load(file, profile)
         flows.evaluate(Runner(loaded.settings), category or [])
         print_metrics(console, loaded.settings)
+        if report:
+            console.print(f"Report    {flows.report(loaded.settings)}", markup=False)
 
 
 @app.command()

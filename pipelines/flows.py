@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from assets.common import scope_of
@@ -65,6 +66,13 @@ def nightly(runner: Runner, day: str | None = None, categories: Sequence[str] = 
 def evaluate(runner: Runner, categories: Sequence[str] = ()) -> list[Outcome]:
     """Score every system on the held-out purchases of `categories`."""
     return [runner.run("evaluate", category) for category in known_categories(runner, categories)]
+
+
+def report(settings: Settings) -> Path:
+    """Write the report of what has been evaluated; return its page."""
+    from ml.report import write_report
+
+    return write_report(settings, Warehouse(settings.warehouse), settings.report)
 
 
 def newest_raw_day(runner: Runner) -> str:

@@ -25,7 +25,7 @@ PROFILE_VARIABLE = "HEMLINE_PROFILE"
 DEFAULT_FILE = Path("hemline.yaml")
 PROFILES = Path(__file__).parent / "profiles"
 _NOT_SETTINGS = {FILE_VARIABLE, PROFILE_VARIABLE}
-_PATHS = ("raw_log", "catalog", "warehouse", "home")
+_PATHS = ("raw_log", "catalog", "warehouse", "home", "report")
 
 
 @dataclass(frozen=True)

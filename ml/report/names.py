@@ -1,0 +1,39 @@
+"""How systems, metrics and views are called where people read them."""
+
+from __future__ import annotations
+
+SYSTEMS = {
+    "ours": "ours (fusion)",
+    "ours_mixup": "ours (the paper's mixup)",
+    "recformer_queries": "Recformer with queries",
+    "recformer": "Recformer",
+    "core": "CORE",
+    "bert4rec": "BERT4Rec",
+    "sasrec": "SASRec",
+    "nextitnet": "NextItNet",
+    "gru4rec": "GRU4Rec",
+    "item_knn": "item-kNN",
+    "markov": "Markov",
+    "popularity": "popularity",
+}
+"""In the order of tables and figures."""
+SPLITS = {"temporal": "temporal split", "leave_one_out": "leave-one-out"}
+ACTIONS = {"all": "whole log", "purchases_only": "purchases only"}
+
+
+def metric_name(metric: str, k: int) -> str:
+    """Return a metric as a heading."""
+    return {"recall": f"Recall@{k}", "ndcg": f"NDCG@{k}", "mrr": "MRR"}[metric]
+
+
+def system_name(system: str, present: set[str]) -> str:
+    """Return a system's name; `ours` is the mixup where no fusion stands beside it."""
+    if system == "ours" and "ours_mixup" not in present:
+        return "ours"
+    return SYSTEMS.get(system, system)
+
+
+def in_order(systems: set[str]) -> list[str]:
+    """Return the systems in the order of tables: known ones first, then the others by name."""
+    order = list(SYSTEMS)
+    return sorted(systems, key=lambda name: (order.index(name) if name in SYSTEMS else len(order), name))
