@@ -10,9 +10,22 @@ warnings.filterwarnings("ignore", message="Job .* materializes assets with varyi
 
 def all_assets() -> list[dg.AssetsDefinition]:
     """Return every asset, without partitions: `pipelines.partitions` gives them those."""
-    from assets import evaluation, language_model, log, memory, prompts, ranking, recommendations, retrieval, sequences
+    from assets import (
+        evaluation,
+        experiments,
+        language_model,
+        log,
+        memory,
+        prompts,
+        ranking,
+        recommendations,
+        retrieval,
+        sequences,
+    )
 
-    modules = [log, sequences, memory, prompts, language_model, retrieval, ranking, recommendations, evaluation]
+    modules = [
+        log, sequences, memory, prompts, language_model, retrieval, ranking, recommendations, evaluation, experiments,
+    ]  # fmt: skip
     return [asset for asset in dg.load_assets_from_modules(modules) if isinstance(asset, dg.AssetsDefinition)]
 
 

@@ -6,7 +6,7 @@ A default that comes from the paper names its section; the others say why they a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator, model_validator
@@ -247,6 +247,18 @@ class EvaluationSettings(Section):
     seed: int = 0
 
 
+class ExperimentSettings(Section):
+    """The paper's ablations and further runs (paper 5.3, 5.4), sized to fit hours of two cores."""
+
+    category: str | None = Field(default=None, description="category whose models are asked about; None: the first")
+    prompts: Positive = Field(default=400, description="training prompts of every experiment's adapter")
+    users: Positive = Field(default=1000, description="fixed test examples of every experiment")
+    shares: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default=[0.1, 0.25, 0.5], description="low resource: shares of the training part (paper figure 6)"
+    )
+    seed: int = 0
+
+
 class SparkSettings(Section):
     """The Spark session. Any Spark setting goes into `conf`."""
 
@@ -285,6 +297,7 @@ class Settings(Section):
     index: IndexSettings = IndexSettings()
     recommendations: RecommendationSettings = RecommendationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    experiments: ExperimentSettings = ExperimentSettings()
     spark: SparkSettings = SparkSettings()
 
     @property

@@ -433,6 +433,40 @@ _ALL = [
         key=("example_id", "system", "split", "actions", "rank"),
         personal=(),
     ),
+    _table(
+        "experiment_metrics",
+        "a metric of one system in one experiment",
+        [
+            Column("kind", S, "ablation, zero_shot or low_resource."),
+            Column("question", S, "What the experiment asks."),
+            Column("system", S, "ours_mixup or core."),
+            *_METRIC,
+            *_interval("The mean over the test examples."),
+            Column("difference", F64, "This experiment minus `base`, of the same system and examples.", False),
+            Column("difference_low", F64, "Lower end of the paired bootstrap interval.", False),
+            Column("difference_high", F64, "Upper end of the paired bootstrap interval.", False),
+            Column("examples", I64, "Test examples scored."),
+            Column("changes", S, "What differs from `base`, as JSON."),
+            Column("made_from", S, "Hash of experiment, settings, tables and code: unchanged means nothing to do."),
+            Column("code_version", S, "Installed version of Hemline."),
+            Column("run_id", S, "MLflow run that holds the details."),
+        ],
+        levels=("experiment",),
+        key=("system", "metric"),
+        personal=(),
+    ),
+    _table(
+        "experiment_ranks",
+        "the rank one system gave one test example's target in one experiment",
+        [
+            Column("example_id", S, "The purchase's event_id."),
+            Column("system", S, "ours_mixup or core."),
+            Column("rank", I64, "1-based rank among the category's catalogue; null where it never ranks.", False),
+        ],
+        levels=("experiment",),
+        key=("example_id", "system"),
+        personal=(),
+    ),
 ]  # fmt: skip
 
 TABLES: dict[str, Table] = {table.name: table for table in _ALL}

@@ -163,6 +163,25 @@ def evaluate(
 
 
 @app.command()
+def experiments(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Which; default: all, those that are done excepted.")
+    ] = None,
+    file: SettingsFile = None,
+    profile: Profile = None,
+) -> None:
+    """Run the paper's ablations, zero-shot and low-resource experiments that are not done yet."""
+    with _errors_for_people():
+        from pipelines import flows
+        from pipelines.run import Runner
+        from pipelines.summary import print_experiments
+
+        loaded = _load(file, profile)
+        flows.experiments(Runner(loaded.settings), names or [])
+        print_experiments(console, loaded.settings)
+
+
+@app.command()
 def show(user: str, day: Day = None, file: SettingsFile = None, profile: Profile = None) -> None:
     """Show what a customer did and what is recommended to them."""
     with _errors_for_people():

@@ -9,6 +9,9 @@ from typing import Any
 
 from assets.common import scope_of
 from ml.errors import BadInputError
+from ml.experiments import experiments as all_experiments
+from ml.experiments import made_from
+from ml.experiments.catalogue import BASE
 from ml.log import raw_days
 from ml.settings import Settings
 from ml.warehouse import Warehouse
@@ -66,6 +69,25 @@ def nightly(runner: Runner, day: str | None = None, categories: Sequence[str] = 
 def evaluate(runner: Runner, categories: Sequence[str] = ()) -> list[Outcome]:
     """Score every system on the held-out purchases of `categories`."""
     return [runner.run("evaluate", category) for category in known_categories(runner, categories)]
+
+
+def experiments(runner: Runner, names: Sequence[str] = ()) -> list[Outcome]:
+    """Run the experiments `names` (default: all) whose rows are missing or were made from something else.
+
+    `base` comes first wherever one is run that is compared with it. Raises BadInputError for an unknown name.
+    """
+    settings, warehouse = runner.settings, Warehouse(runner.settings.warehouse)
+    known = {experiment.name: experiment for experiment in all_experiments(settings)}
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise BadInputError(f"experiment {unknown[0]!r}: expected some of {list(known)}")
+    chosen = [name for name in known if not names or name in names or name == BASE]
+    missing = []
+    for name in chosen:
+        made = warehouse.read("experiment_metrics", ["made_from"], experiment=name)["made_from"].unique().to_pylist()
+        if made != [made_from(settings, warehouse, known[name])]:
+            missing.append(name)
+    return [runner.run("experiment", name) for name in missing]
 
 
 def report(settings: Settings) -> Path:

@@ -26,6 +26,7 @@ EVALUATION = [
     "evaluation_costs",
     "evaluation_lists",
 ]
+EXPERIMENT = ["experiment_metrics", "experiment_ranks"]
 
 SELECTIONS = {
     "ingest": [*LOG, "query_daily"],
@@ -35,6 +36,7 @@ SELECTIONS = {
     "fit": FITS,
     "train": [*SEQUENCES, *FITS],
     "evaluate": EVALUATION,
+    "experiment": EXPERIMENT,
 }
 DESCRIPTIONS = {
     "ingest": "Clean a range of days in one Spark session: what `train` needs before the first night.",
@@ -43,7 +45,8 @@ DESCRIPTIONS = {
     "sequences": "Sequences and query-title pairs of one category.",
     "fit": "Fit and promote the models of one model partition, from the sequences that are published.",
     "train": "Both of one category: what a week renews.",
-    "evaluate": "Score ours and the references on the held-out purchases of one model partition.",
+    "evaluate": "Score ours and every other system on the held-out purchases of one model partition.",
+    "experiment": "One of the paper's ablations, zero-shot or low-resource runs.",
 }
 
 

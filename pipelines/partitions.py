@@ -1,7 +1,8 @@
-"""Which assets are made per day and which per model; the others are whole tables."""
+"""Which assets are made per day, per model and per experiment; the others are whole tables."""
 
 import dagster as dg
 
+from ml.experiments import experiments
 from ml.settings import POOLED, Settings
 
 DAILY = frozenset(
@@ -35,6 +36,7 @@ PER_MODEL = frozenset(
         "evaluation_lists",
     }
 )
+EXPERIMENTS = frozenset({"experiment_metrics", "experiment_ranks"})
 
 
 def day_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
@@ -47,14 +49,21 @@ def model_partitions(settings: Settings) -> dg.StaticPartitionsDefinition:
     return dg.StaticPartitionsDefinition([*settings.categories, POOLED])
 
 
+def experiment_partitions(settings: Settings) -> dg.StaticPartitionsDefinition:
+    """One partition per experiment."""
+    return dg.StaticPartitionsDefinition([experiment.name for experiment in experiments(settings)])
+
+
 def with_partitions(assets: list[dg.AssetsDefinition], settings: Settings) -> list[dg.AssetsDefinition]:
     """Return the assets with the partitions that these settings give them."""
-    days, models = day_partitions(settings), model_partitions(settings)
+    partitions = {
+        **dict.fromkeys(DAILY, day_partitions(settings)),
+        **dict.fromkeys(PER_MODEL, model_partitions(settings)),
+        **dict.fromkeys(EXPERIMENTS, experiment_partitions(settings)),
+    }
 
     def partitioned(spec: dg.AssetSpec) -> dg.AssetSpec:
-        name = spec.key.to_user_string()
-        if name in DAILY:
-            return spec.replace_attributes(partitions_def=days)
-        return spec.replace_attributes(partitions_def=models) if name in PER_MODEL else spec
+        own = partitions.get(spec.key.to_user_string())
+        return spec.replace_attributes(partitions_def=own) if own else spec
 
     return [asset.map_asset_specs(partitioned) for asset in assets]

@@ -80,6 +80,18 @@ def _metric_table(title: str, rows: list[dict[str, Any]]) -> Table:
     return table
 
 
+def print_experiments(console: Console, settings: Settings) -> None:
+    """Print what the experiments gave, with their difference from `base`."""
+    warehouse = Warehouse(settings.warehouse)
+    table = Table("experiment", "system", "metric", "value", "difference from base", title="Experiments")
+    for name in warehouse.level_values("experiment_metrics", "experiment"):
+        for row in warehouse.read("experiment_metrics", experiment=name).to_pylist():
+            lead = {"value": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
+            against = "" if row["difference"] is None else with_interval(lead)
+            table.add_row(escape(name), row["system"], row["metric"], with_interval(row), against)
+    console.print(table)
+
+
 def print_realised(console: Console, settings: Settings) -> None:
     """Print how each published table did, all sources together, against the next day's purchases."""
     warehouse = Warehouse(settings.warehouse)

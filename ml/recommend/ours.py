@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -34,14 +35,33 @@ def answer_examples(
 
     Any item of the category's catalogue may be named; an item of None failed its constraint.
     """
+    adapter = require_champion(registry, "adapter", scope)
+    folder = settings.work_folder / "evaluation" / category / "answers"
+    label = f"{adapter.scope} {adapter.version}"
+    return answers_of(settings, warehouse, adapter.folder, label, category, examples, variant, folder)
+
+
+def answers_of(
+    settings: Settings,
+    warehouse: Warehouse,
+    adapter: Path,
+    label: str,
+    category: str,
+    examples: pa.Table,
+    variant: Literal["all", "purchases_only"],
+    folder: Path,
+) -> dict[str, Generated]:
+    """Return an adapter's answers to the examples' prompts, by example_id, as `answer_examples` does.
+
+    `label` names the adapter: finished chunks are kept in `folder` under it.
+    """
     from ml.generation import CodeTrie, generate_in_chunks
     from ml.language_model import load_adapted_model
 
-    adapter = require_champion(registry, "adapter", scope)
     tools = prompt_tools(settings, warehouse, [category])
     prompts = example_prompts(settings, warehouse, tools, examples, variant)
     trie = CodeTrie.build(tools.codes["code"], tools.codes["item_id"].to_pylist())
-    model = load_adapted_model(tools.model_folder, adapter.folder, settings.language_model)
+    model = load_adapted_model(tools.model_folder, adapter, settings.language_model)
     answers = generate_in_chunks(
         model,
         tools.tokenizer,
@@ -51,8 +71,8 @@ def answer_examples(
         tools.builder.format,
         settings.generation,
         prompts["example_id"].to_pylist(),
-        settings.work_folder / "evaluation" / category / "answers",
-        f"{tools.model_folder.name} {adapter.scope} {adapter.version} {settings.language_model.dtype}",
+        folder,
+        f"{tools.model_folder.name} {label} {settings.language_model.dtype}",
     )
     return dict(zip(prompts["example_id"].to_pylist(), answers, strict=True))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml.errors import BadInputError
+from ml.experiments import experiments
 from ml.report.customers import customers
 from ml.report.figures import METRICS, breakdown_figure, cost_figure, differences_figure, systems_figure
 from ml.report.names import ACTIONS, SPLITS, in_order, metric_name, system_name
@@ -45,9 +46,16 @@ def write_report(settings: Settings, warehouse: Warehouse, folder: Path) -> Path
     environment = Environment(loader=PackageLoader("ml.report", "."), autoescape=True, undefined=StrictUndefined)
     days = warehouse.days("interactions")
     page = environment.get_template("page.html").render(
-        categories=categories, realised=_realised(warehouse), first=days[0], last=days[-1],
-        evaluation=settings.evaluation, base_model=settings.language_model.base_model, metrics=METRICS,
-    )  # fmt: skip
+        categories=categories,
+        realised=_realised(warehouse),
+        experiments=_experiments(settings, warehouse),
+        study=settings.experiments,
+        first=days[0],
+        last=days[-1],
+        evaluation=settings.evaluation,
+        base_model=settings.language_model.base_model,
+        heads=[metric_name(metric, settings.evaluation.k) for metric in METRICS],
+    )
     return _write(folder / "index.html", page.encode())
 
 
@@ -141,6 +149,26 @@ def _realised(warehouse: Warehouse) -> list[dict[str, Any]]:
         for row in warehouse.read("realised", date=day).to_pylist()
         if row["source"] == "all" and row["value"] is not None
     ]
+
+
+def _experiments(settings: Settings, warehouse: Warehouse) -> list[dict[str, Any]]:
+    """Return every experiment in the order they are run; one that has no rows yet says how to make them."""
+    listed = []
+    for experiment in experiments(settings):
+        rows = warehouse.read("experiment_metrics", experiment=experiment.name).to_pylist()
+        present = {row["system"] for row in rows}
+        cells = {(row["system"], row["metric"]): row for row in rows}
+        listed.append(
+            {
+                "name": experiment.name,
+                "question": experiment.question,
+                "systems": [
+                    {"name": system_name(name, present), "cells": [cells[name, metric] for metric in METRICS]}
+                    for name in in_order(present)
+                ],
+            }
+        )
+    return listed
 
 
 def _picture(figure: Figure, file: Path) -> str:

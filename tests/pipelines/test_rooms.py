@@ -68,6 +68,7 @@ GRAPH = {
             "evaluation_metrics", "evaluation_ranks",
         ]
     },
+    "experiment": {"experiment": ["experiment_metrics", "experiment_ranks"]},
 }  # fmt: skip
 
 
@@ -86,6 +87,8 @@ def test_jobs_hold_these_assets_with_these_partitions(tmp_path):
         for key in sorted(key.to_user_string() for key in selected):
             partitions = nodes[key].partitions_def
             kind = kinds[type(partitions).__name__ if partitions else None]
+            if kind == "model" and "base" in partitions.get_partition_keys():
+                kind = "experiment"
             found[name].setdefault(kind, []).append(key)
             if kind == "model":
                 assert partitions.get_partition_keys() == ["Hats", "Coats", "all"]

@@ -1,0 +1,28 @@
+"""What an experiment's rows were made from: the same again need not be made again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from ml.experiments.catalogue import Experiment, source_category
+from ml.recommend.finished import code_fingerprint
+from ml.settings import Settings
+from ml.warehouse import Warehouse
+
+_SECTIONS = ("memory", "prompts", "language_model", "generation", "title_encoder", "item_embeddings", "experiments")
+
+
+def made_from(settings: Settings, warehouse: Warehouse, experiment: Experiment) -> str:
+    """Return a hash of the experiment, the settings it reads, the tables it is made from, and the code."""
+    dump = settings.model_dump(mode="json")
+    categories = sorted({source_category(settings), experiment.category or source_category(settings)})
+    tables = [
+        *(warehouse.folder("training_sequences", category=category) for category in categories),
+        *(warehouse.folder(table) for table in ("catalog", "query_daily", "query_vectors", "item_codes")),
+    ]
+    files = [sorted(str(path.relative_to(table)) for path in table.rglob("*.parquet")) for table in tables]
+    evaluation = {name: dump["evaluation"][name] for name in ("k", "resamples", "confidence", "seed")}
+    chosen = {**{name: dump[name] for name in _SECTIONS}, "evaluation": evaluation, "seed": dump["seed"]}
+    what = [repr(experiment), chosen, files, code_fingerprint()]
+    return hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=12).hexdigest()

@@ -1,0 +1,195 @@
+"""One experiment: fits what differs, asks the fixed test examples, ranks, and compares with `base`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ml.errors import HemlineError
+from ml.evaluation import CoreSystem, ItemExamples, compare, evaluate_ranks, item_examples, rank_targets
+from ml.experiments.catalogue import BASE, Experiment, source_category
+from ml.prompts import sample_examples
+from ml.recommend.examples import part_of, read_examples
+from ml.recommend.fitting import TitleVectors
+from ml.recommend.fusing import category_items, encoded_titles
+from ml.recommend.ours import answers_of, rank_answers
+from ml.recommend.prompting import training_prompts
+from ml.settings import Settings
+from ml.tables import TABLES
+from ml.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from ml.registry import TrackedRun
+    from ml.retrieval import Core
+
+OURS = "ours_mixup"
+
+
+def run_experiment(
+    settings: Settings, warehouse: Warehouse, experiment: Experiment, run: TrackedRun, labels: Mapping[str, str]
+) -> dict[str, pa.Table]:
+    """Return the rows of `experiment_metrics` and `experiment_ranks`.
+
+    `labels` are the columns that say what they were made from. Raises HemlineError where `base` is not published yet
+    and the experiment is not `base`: its differences are against it.
+    """
+    ranks = _Work(settings, warehouse, experiment, run).ranks()
+    rows = [
+        {"system": system, "example_id": example, "rank": None if np.isnan(rank) else int(rank)}
+        for system, own in ranks.items()
+        for example, rank in own.items()
+    ]
+    base = _base_ranks(warehouse) if experiment.kind != "zero_shot" and experiment.name != BASE else {}
+    metrics = []
+    for system, own in ranks.items():
+        names = {"kind": experiment.kind, "question": experiment.question, "system": system, **labels}
+        against = [base[system][example] for example in own] if system in base else None
+        leads = compare(list(own.values()), against, settings.evaluation) if against else {}
+        for row in evaluate_ranks(list(own.values()), settings.evaluation):
+            ends = leads.get(str(row["metric"]), (None, None, None))
+            lead = dict(zip(("difference", "difference_low", "difference_high"), ends, strict=True))
+            metrics.append({**names, **row, **lead})
+            run.metric(f"{system}/{row['metric']}", float(str(row["value"])))
+    return {
+        "experiment_metrics": pa.Table.from_pylist(metrics, schema=TABLES["experiment_metrics"].schema),
+        "experiment_ranks": pa.Table.from_pylist(rows, schema=TABLES["experiment_ranks"].schema),
+    }
+
+
+def _base_ranks(warehouse: Warehouse) -> dict[str, dict[str, int | None]]:
+    rows = warehouse.read("experiment_ranks", experiment=BASE).to_pylist()
+    if not rows:
+        raise HemlineError(f"the experiment {BASE!r} comes first: the others are compared with it")
+    base: dict[str, dict[str, int | None]] = {}
+    for row in rows:
+        base.setdefault(row["system"], {})[row["example_id"]] = row["rank"]
+    return base
+
+
+class _Work:
+    def __init__(self, settings: Settings, warehouse: Warehouse, experiment: Experiment, run: TrackedRun) -> None:
+        own = settings.experiments
+        prompts = {"max_train": max(1, round(own.prompts * experiment.share)), "purchases_only_share": 0.0}
+        self.settings = settings.model_copy(
+            update={
+                "prompts": settings.prompts.model_copy(update={**prompts, **experiment.prompts}),
+                "generation": settings.generation.model_copy(update={"beams": 1}),
+            }
+        )
+        self.warehouse, self.experiment, self.run = warehouse, experiment, run
+        self.source = source_category(settings)
+        self.category = experiment.category or self.source
+        self.folder = settings.work_folder / "experiments"
+        self.examples = read_examples(warehouse, [self.source])
+        test = read_examples(warehouse, [self.category])
+        self.test = sample_examples(test, "temporal", ["test"], own.users, own.seed)
+        self.items = category_items(warehouse, self.category)
+
+    def ranks(self) -> dict[str, dict[str, float]]:
+        """Return the rank of every test example's target among the category's catalogue, by system and example."""
+        shown = item_examples(self.test)
+        core = self._core()
+        assert core.core is not None
+        own = self._own(shown, core.core)
+        ranks = {OURS: dict(zip(shown.example_ids, own, strict=True))}
+        if not self.experiment.category:
+            by_core = rank_targets(core, shown, self.items["item_id"].to_pylist())
+            ranks["core"] = dict(zip(shown.example_ids, by_core, strict=True))
+        return ranks
+
+    def _own(self, shown: ItemExamples, core: Core) -> np.ndarray:
+        adapter, label = self._adapter()
+        answers = answers_of(
+            self.settings, self.warehouse, adapter, label, self.category, self.test, "all", self.folder / "answers"
+        )
+        titles = self._titles()
+        listed = self.items["item_id"].to_pylist()
+        vectors = encoded_titles(titles, self.items["title"].to_pylist())
+        n = {"both": self.settings.recommendations.mixup_n, "title": 0, "id": len(listed)}[self.experiment.lists]
+        return rank_answers(answers, shown, core, titles, listed, vectors, n)
+
+    def _adapter(self) -> tuple[Path, str]:
+        """Return the adapter of these prompts, fitted unless another experiment has fitted the same, and its name."""
+        from ml.language_model import prepare_base_model, train_adapter
+
+        model = self.settings.language_model
+        rows = training_prompts(self.settings, self.warehouse, [self.source])
+        digest = hashlib.blake2b(json.dumps([rows["input_ids"].to_pylist(), model.model_dump(mode="json")]).encode())
+        name = digest.hexdigest()[:16]
+        folder = prepare_base_model(model.base_model, model.revision, self.settings.models_folder)
+        train, validation = (rows.filter(pc.field("temporal_split") == part) for part in ("train", "validation"))
+        work = self.folder / "adapters" / name
+        return train_adapter(folder, train, validation, model, work, self.run).folder, name
+
+    def _core(self) -> CoreSystem:
+        """Return CORE, fitted on the share of the training part."""
+        from ml.retrieval import Core
+        from ml.sequences import item_sequences
+
+        system = CoreSystem(self.settings.item_embeddings)
+        folder = self.folder / "core" / self._key("core")
+        if folder.exists():
+            return CoreSystem(self.settings.item_embeddings, Core.load(folder))
+        data = item_sequences(self._share(self.examples), "temporal", "train")
+        held_out = part_of(self.examples, "temporal", "validation")
+        system.fit(data, item_sequences(held_out, "temporal", "train_validation", data.items))
+        _keep(system.core, folder)
+        return system
+
+    def _titles(self) -> TitleVectors:
+        """Return what encodes titles, fitted on the share of the training part."""
+        from ml.memory import load_text_encoder
+        from ml.retrieval import NothingToTrain, TitleEncoder, train_title_encoder
+
+        memory = self.settings.memory
+        if self.experiment.titles == "text_encoder":
+            return load_text_encoder(memory.encoder, memory.batch_size)
+        folder = self.folder / "title_encoder" / self._key("title_encoder")
+        if folder.exists():
+            return TitleEncoder.load(folder)
+        pairs = self.warehouse.read("query_title_pairs", category=self.source)
+        train = self._share(part_of(pairs, "temporal", "train"), "event_id")
+        known = sorted(set(category_items(self.warehouse, self.source)["title"].to_pylist()))
+        validation = part_of(pairs, "temporal", "validation")
+        try:
+            encoder = train_title_encoder(train, validation, known, self.settings.title_encoder, self.run)
+        except NothingToTrain:
+            return load_text_encoder(memory.encoder, memory.batch_size)
+        _keep(encoder, folder)
+        return encoder
+
+    def _share(self, rows: pa.Table, key: str = "example_id") -> pa.Table:
+        """Return a seeded share of the training rows with all the others; which ones, their ids decide."""
+        if self.experiment.share >= 1:
+            return rows
+        limit, seed = self.experiment.share * 2**32, self.settings.experiments.seed
+        kept = [
+            part != "train"
+            or int.from_bytes(hashlib.blake2b(f"{seed}|{name}".encode(), digest_size=4).digest()) < limit
+            for name, part in zip(rows[key].to_pylist(), rows["temporal_split"].to_pylist(), strict=True)
+        ]
+        return rows.filter(pa.array(kept, pa.bool_()))
+
+    def _key(self, section: str) -> str:
+        """Return a name of what a retrieval model is fitted on, and how."""
+        table = self.warehouse.folder("training_sequences", category=self.source)
+        what: list[Any] = [
+            sorted(path.name for path in table.glob("*.parquet")), self.experiment.share,
+            self.settings.experiments.seed, getattr(self.settings, section).model_dump(mode="json"),
+        ]  # fmt: skip
+        return hashlib.blake2b(json.dumps(what).encode(), digest_size=8).hexdigest()
+
+
+def _keep(model: Any, folder: Path) -> None:
+    """Save a fitted model whole or not at all."""
+    unfinished = folder.with_name(f".{folder.name}.tmp")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    model.save(unfinished)
+    unfinished.replace(folder)
