@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from tqdm import tqdm
@@ -85,16 +86,29 @@ class Ranking:
 
 def rankings(asked: Sequence[Asked], sources: Sources, ranker: Ranker) -> Iterator[Ranking]:
     """Yield every customer's ranking, in order."""
-    for found in candidates(asked, sources, "rank by ours"):
-        yield Ranking(found.rows, ranker.scores(found.features), found.core)
+    for found, scores in _scored(asked, sources, ranker, "rank by ours"):
+        yield Ranking(found.rows, scores, found.core)
 
 
 def best_items(
     asked: Sequence[Asked], sources: Sources, ranker: Ranker, k: int, excluded: Sequence[Collection[str]]
 ) -> Iterator[list[tuple[str, float]]]:
     """Yield each customer's `k` best (item, score), without the excluded ones."""
-    for found, left_out in zip(candidates(asked, sources, "rank"), excluded, strict=True):
-        scores = ranker.scores(found.features)
+    for (found, scores), left_out in zip(_scored(asked, sources, ranker, "rank"), excluded, strict=True):
         order = np.argsort(-scores, kind="stable")
         listed = ((sources.items[found.rows[i]], float(scores[i])) for i in order)
         yield [pair for pair, _ in zip((p for p in listed if p[0] not in left_out), range(k), strict=False)]
+
+
+def _scored(
+    asked: Sequence[Asked], sources: Sources, ranker: Ranker, label: str
+) -> Iterator[tuple[Candidates, np.ndarray]]:
+    """Yield every customer's candidates with the ranker's scores, a block at a time: one small pass each is slow."""
+    for block in _batched(candidates(asked, sources, label), BLOCK):
+        yield from zip(block, ranker.scores_of([found.features for found in block]), strict=True)
+
+
+def _batched(rows: Iterator[Candidates], size: int) -> Iterator[list[Candidates]]:
+    """Yield lists of `size`, the last one shorter."""
+    while block := list(islice(rows, size)):
+        yield block

@@ -81,7 +81,7 @@ def test_the_page_holds_every_view_and_needs_nothing_else(settings, evaluated, t
     for system in ("ours (fusion)", "ours (the paper&#39;s mixup)", "SASRec", "new_system"):
         assert text.count(f"<td>{system}</td>") == 2, system
     assert "Nothing: " not in text, "a category without examples has no section"
-    assert "hemline experiments &#34;zero_shot_Nothing&#34;" in text, "what is missing says how to make it"
+    assert 'hemline experiments "zero_shot_Nothing"' in text, "what is missing says how to make it"
     assert not re.search(r'(src|href)="(?!data:image/png;base64,|#)', text), "no other file, no other host"
     pictures = sorted(path.name for path in page.parent.glob("*.png"))
     assert pictures == sorted(

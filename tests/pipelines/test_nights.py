@@ -69,15 +69,31 @@ def test_lists_say_how_and_by_which_models_they_were_made(shop, day):
     assert 0 < len(writers) <= shop.settings.generation.max_users
 
 
-def test_a_language_model_list_begins_with_the_item_it_named(shop):
+def test_by_the_paper_a_language_model_list_begins_with_the_item_it_named(shop, tmp_path):
+    joined = shop.copy(tmp_path / "mixup").change(recommendations={"order": "mixup"})
+    flows.nightly(Runner(joined.settings), LAST)
     checked = 0
     for category in CATEGORIES[:3]:
-        lists = lists_of(shop, LAST, category)
-        for answer in shop.rows("generations", date=LAST, category=category):
+        lists = lists_of(joined, LAST, category)
+        for answer in joined.rows("generations", date=LAST, category=category):
             assert answer["parsed"], "a trie over the shelf cannot fail"
             assert lists[answer["user_id"]][0]["item_id"] == answer["item_id"]
             checked += 1
+        assert {row["part"] for rows in lists.values() for row in rows} <= {"id", "title", "popular"}
     assert checked
+
+
+def test_fused_lists_are_in_the_order_of_their_ranker(shop):
+    for category in CATEGORIES[:3]:
+        lists = lists_of(shop, LAST, category)
+        fused = [rows for rows in lists.values() if rows[0]["part"] == "fusion"]
+        assert {rows[0]["source"] for rows in fused} == {"language_model", "carried", "retrieval"} & {
+            rows[0]["source"] for rows in lists.values()
+        }
+        for rows in fused:
+            own = [row for row in rows if row["part"] == "fusion"]
+            assert [row["score"] for row in own] == sorted((row["score"] for row in own), reverse=True)
+            assert all(row["ranker_version"] for row in own)
 
 
 def test_yesterdays_lists_meet_todays_purchases(shop):
