@@ -49,6 +49,7 @@ def demo_settings(folder: Path) -> Path:
             "catalog": "raw/catalog.parquet",
             "warehouse": "warehouse",
             "home": ".hemline",
+            "report": "report",
             "start_date": (last - timedelta(days=DAYS - 1)).isoformat(),
         }
         file.write_text(yaml.safe_dump(values, sort_keys=False), "utf-8")
@@ -71,12 +72,14 @@ def run_demo(console: Console, folder: Path) -> None:
     for night in nights:
         stages.run(f"nightly {night}", lambda night=night: flows.nightly(runner, night))
     stages.run("evaluate", lambda: flows.evaluate(runner))
+    page = flows.report(settings)
     print_result(console, settings, nights[-1])
     stages.print()
     console.print(
         f"\nTables    {settings.warehouse}\n"
         f"Query     SELECT * FROM '{settings.warehouse}/recommendations/*/*/*.parquet'   (DuckDB)\n"
         f"A person  hemline show USER --settings {file}\n"
+        f"Report    {page}\n"
         f"UI        make ui   (Dagster on port 3000, MLflow on port 5000)"
     )
 

@@ -21,6 +21,7 @@ from ml.recommend.fitting import TitleVectors
 from ml.recommend.fusing import category_items, encoded_titles
 from ml.recommend.ours import answers_of, rank_answers
 from ml.recommend.prompting import training_prompts
+from ml.section import Section
 from ml.settings import Settings
 from ml.tables import TABLES
 from ml.warehouse import Warehouse
@@ -134,7 +135,7 @@ class _Work:
         from ml.sequences import item_sequences
 
         system = CoreSystem(self.settings.item_embeddings)
-        folder = self.folder / "core" / self._key("core")
+        folder = self.folder / "core" / self._key(self.settings.item_embeddings)
         if folder.exists():
             return CoreSystem(self.settings.item_embeddings, Core.load(folder))
         data = item_sequences(self._share(self.examples), "temporal", "train")
@@ -151,7 +152,7 @@ class _Work:
         memory = self.settings.memory
         if self.experiment.titles == "text_encoder":
             return load_text_encoder(memory.encoder, memory.batch_size)
-        folder = self.folder / "title_encoder" / self._key("title_encoder")
+        folder = self.folder / "title_encoder" / self._key(self.settings.title_encoder)
         if folder.exists():
             return TitleEncoder.load(folder)
         pairs = self.warehouse.read("query_title_pairs", category=self.source)
@@ -177,12 +178,12 @@ class _Work:
         ]
         return rows.filter(pa.array(kept, pa.bool_()))
 
-    def _key(self, section: str) -> str:
+    def _key(self, section: Section) -> str:
         """Return a name of what a retrieval model is fitted on, and how."""
         table = self.warehouse.folder("training_sequences", category=self.source)
         what: list[Any] = [
             sorted(path.name for path in table.glob("*.parquet")), self.experiment.share,
-            self.settings.experiments.seed, getattr(self.settings, section).model_dump(mode="json"),
+            self.settings.experiments.seed, section.model_dump(mode="json"),
         ]  # fmt: skip
         return hashlib.blake2b(json.dumps(what).encode(), digest_size=8).hexdigest()
 
