@@ -237,7 +237,10 @@ class EvaluationSettings(Section):
     users: Positive = Field(default=2000, description="fixed test examples per category, scored by every system")
     resamples: Positive = Field(default=1000, description="bootstrap resamples")
     confidence: float = Field(default=0.95, gt=0, lt=1)
-    splits: list[Literal["temporal", "leave_one_out"]] = Field(default=["temporal", "leave_one_out"])
+    splits: list[Literal["temporal", "leave_one_out", "nightly"]] = Field(
+        default=["temporal", "nightly", "leave_one_out"],
+        description="nightly: the temporal split, its purchases as the night before saw them",
+    )
     actions: list[Literal["all", "purchases_only"]] = Field(default=["all", "purchases_only"])
     more_systems: list[Literal["gru4rec", "sasrec", "bert4rec", "nextitnet", "recformer", "recformer_queries"]] = Field(
         default=[], description="systems beside popularity, Markov, item-kNN and CORE; they take long"

@@ -103,7 +103,7 @@ _EXAMPLE_SPLITS = (
 
 _VIEW = (
     Column("system", S, "ours, ours_mixup, popularity, markov, item_knn, core, gru4rec, sasrec, …"),
-    Column("split", S, "temporal or leave_one_out."),
+    Column("split", S, "temporal, leave_one_out, or nightly: temporal, as the night before the purchase saw it."),
     Column("actions", S, "all or purchases_only: which steps every system saw."),
 )
 _CANDIDATES = Column("candidates", S, "catalogue: the whole category; available: as of the target's day.")

@@ -62,7 +62,7 @@ def rank_further(view: View, name: str, run: TrackedRun) -> Ranked:
 
     with timed() as fit:
         recformer = Recformer(evaluation.recformer, view.data.catalog, name == "recformer_queries", run)
-        recformer.fit_examples(view.examples, view.split, view.validation.filter(pc.field("eligible")))
+        recformer.fit_examples(view.examples, view.parts, view.validation.filter(pc.field("eligible")))
     rows = RowSystem(recformer, view.test)
     return _rank(view, rows, rows.examples, fit.seconds, fit.peak_mib)
 
@@ -174,9 +174,9 @@ class Ours:
         """Return what encodes titles in this view, and the vectors of the catalogue's titles."""
         if self.view.actions == "purchases_only":
             return self.data.text_encoder
-        folder = self.settings.work_folder / "evaluation" / self.data.category / self.view.split
+        folder = self.settings.work_folder / "evaluation" / self.data.category / self.view.parts
         fitted = fit_title_encoder(
-            self.settings, self.data.warehouse, [self.data.category], folder, None, self.view.split
+            self.settings, self.data.warehouse, [self.data.category], folder, None, self.view.parts
         )
         encoder = load_title_vectors(fitted.folder)
         return encoder, encoded_titles(encoder, self.data.titles)

@@ -16,6 +16,7 @@ from ml.evaluation.references import ItemKNN, Markov
 from ml.ranking import Sources, asked_of_examples
 from ml.recommend.examples import Split, part_of, read_examples
 from ml.recommend.fitting import Fitted, fresh
+from ml.recommend.nights import seen_the_night_before
 from ml.sequences import ItemSequences, item_sequences
 from ml.settings import Settings
 from ml.warehouse import Warehouse
@@ -137,11 +138,12 @@ def fit_fusion(
     core: Core,
     folder: Path,
 ) -> Fitted:
-    """Fit the ranker of one model partition on the temporal split's validation examples and save it.
+    """Fit the ranker of one model partition on the temporal split's validation purchases and save it.
 
-    `answers` are the language model's by category and example_id. Raises BadInputError where there are too few.
+    They are shown as the night before saw them: a ranker of what happens within a visit leans on clicks and searches of
+    the last minutes, which a night does not have (docs/log.md). `answers` are the language model's, by category and
+    example_id. Raises BadInputError where there are too few.
     """
-    from ml.evaluation import sample_examples
     from ml.ranking.ranker import fit_ranker
 
     chosen: list[RankedExample] = []
@@ -150,7 +152,7 @@ def fit_fusion(
     ranker = settings.recommendations.ranker
     for category in categories:
         examples = read_examples(warehouse, [category])
-        sample = sample_examples(examples, "temporal", ranker.examples, ranker.seed, "validation")
+        sample = validation_nights(settings, examples, ranker.examples)
         if not sample.num_rows:
             continue
         data, knn, markov = fit_counting(examples, "temporal")
@@ -164,18 +166,25 @@ def fit_fusion(
     return Fitted(folder, "ranker", len(chosen), newest)
 
 
+def validation_nights(settings: Settings, examples: pa.Table, limit: int) -> pa.Table:
+    """Return a seeded sample of the temporal split's validation purchases, as the night before saw them."""
+    from ml.evaluation import sample_examples
+
+    seen = seen_the_night_before(part_of(examples, "temporal", "validation"), settings.log.zone)
+    return sample_examples(seen, "temporal", limit, settings.recommendations.ranker.seed, "validation")
+
+
 def validation_answers(
     settings: Settings, warehouse: Warehouse, registry: ModelRegistry, categories: Sequence[str], scope: str
 ) -> dict[str, dict[str, Generated]]:
     """Return the champion's answers to a sample of each category's validation examples, by category and example_id."""
-    from ml.evaluation import sample_examples
     from ml.recommend.ours import answer_examples
 
     ranker = settings.recommendations.ranker
     answers = {}
     for category in categories:
         examples = read_examples(warehouse, [category])
-        sample = sample_examples(examples, "temporal", ranker.answered, ranker.seed, "validation")
+        sample = validation_nights(settings, examples, ranker.answered)
         if sample.num_rows:
             answers[category] = answer_examples(settings, warehouse, registry, category, scope, sample, "all")
     return answers

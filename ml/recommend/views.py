@@ -17,6 +17,7 @@ from ml.evaluation.core_system import seen_only
 from ml.recommend.examples import Split, part_of, read_examples
 from ml.recommend.fitting import TitleVectors
 from ml.recommend.fusing import category_items, encoded_titles
+from ml.recommend.nights import seen_the_night_before
 from ml.sequences import ItemSequences, item_sequences, purchases_only
 from ml.settings import Settings
 from ml.warehouse import Warehouse
@@ -67,11 +68,19 @@ class CategoryData:
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at a category: a split, and the actions that every system sees."""
+    """One way to look at a category: a split, and the actions that every system sees.
+
+    `nightly` is the temporal split with validation and test purchases as the night before saw them.
+    """
 
     data: CategoryData
-    split: Split
+    split: Literal["temporal", "leave_one_out", "nightly"]
     actions: Actions
+
+    @property
+    def parts(self) -> Split:
+        """The split that says which rows are for training, validation and test."""
+        return "temporal" if self.split == "nightly" else self.split
 
     @property
     def name(self) -> str:
@@ -83,12 +92,16 @@ class View:
 
         Which examples is decided on the whole log, so that both kinds of actions have the same.
         """
-        return self._shown(sample_examples(self.data.examples, self.split, examples, seed, part))
+        return self._shown(sample_examples(self._held_out(part), self.parts, examples, seed, part))
 
-    @property
+    @cached_property
     def _whole_test(self) -> pa.Table:
         evaluation = self.data.settings.evaluation
-        return sample_examples(self.data.examples, self.split, evaluation.users, evaluation.seed)
+        return sample_examples(self._held_out("test"), self.parts, evaluation.users, evaluation.seed)
+
+    def _held_out(self, part: Literal["validation", "test"]) -> pa.Table:
+        rows = part_of(self.data.examples, self.parts, part)
+        return seen_the_night_before(rows, self.data.settings.log.zone) if self.split == "nightly" else rows
 
     @cached_property
     def examples(self) -> pa.Table:
@@ -108,17 +121,17 @@ class View:
     @cached_property
     def validation(self) -> pa.Table:
         """All validation rows."""
-        return part_of(self.examples, self.split, "validation")
+        return self._shown(self._held_out("validation"))
 
     @cached_property
     def train_items(self) -> ItemSequences:
         """What item models are fitted on."""
-        return item_sequences(self.examples, self.split, "train")
+        return item_sequences(self.examples, self.parts, "train")
 
     @cached_property
     def validation_items(self) -> ItemSequences:
         """What item models choose by."""
-        return item_sequences(self.validation, self.split, "train_validation", self.train_items.items)
+        return item_sequences(self.validation, self.parts, "train_validation", self.train_items.items)
 
     @cached_property
     def groups(self) -> Groups:
@@ -129,7 +142,7 @@ class View:
     def read_by_people(self) -> frozenset[str]:
         """The ids of the test examples whose lists are kept."""
         evaluation = self.data.settings.evaluation
-        rows = sample_examples(self.data.examples, self.split, min(SHOWN, evaluation.users), evaluation.seed)
+        rows = sample_examples(self._whole_test, self.parts, min(SHOWN, evaluation.users), evaluation.seed)
         return frozenset(rows["example_id"].to_pylist())
 
     def _shown(self, examples: pa.Table) -> pa.Table:

@@ -17,7 +17,7 @@ SYSTEMS = {
     "popularity": "popularity",
 }
 """In the order of tables and figures."""
-SPLITS = {"temporal": "temporal split", "leave_one_out": "leave-one-out"}
+SPLITS = {"temporal": "temporal split", "nightly": "the night before", "leave_one_out": "leave-one-out"}
 ACTIONS = {"all": "whole log", "purchases_only": "purchases only"}
 
 

@@ -118,7 +118,7 @@ def test_ours_and_the_others_are_scored_on_every_view(shop):
         for row in rows:
             views[row["split"], row["actions"], row["candidates"], row["metric"]].add(row["system"])
             assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
-        assert len(views) == 2 * 2 * 2 * 3
+        assert len(views) == 3 * 2 * 2 * 3
         for (_, actions, _, _), found in views.items():
             expected = systems - {"recformer_queries"} if actions == "purchases_only" else systems
             assert expected - {"ours_mixup"} <= found <= expected, "without a ranker, ours is the mixup"
