@@ -116,6 +116,9 @@ class LanguageModelSettings(Section):
     epochs: Positive = 1
     hard_share: Share = Field(default=0.2, description="share of prompts, by perplexity, that are trained longer")
     hard_epochs: int = Field(default=3, ge=0)
+    keep: Literal["best", "last"] = Field(
+        default="best", description="the phase with the lower validation loss, or (paper 4.3) the hardest prompts' one"
+    )
     batch_size: Positive = 8
     gradient_accumulation: Positive = 1
     schedule: Literal["linear", "cosine"] = Field(default="linear", description="learning rate after the warm-up, to 0")

@@ -26,9 +26,9 @@ class AdapterResult:
 
     `folder` holds the adapter (safetensors). `perplexity` is the `prompt_perplexity` table. `losses` are (optimiser
     step, mean loss in nats per response token since the last one), over both phases. `validation` are the validation
-    losses after each phase, `validation_loss` the last of them; None without validation prompts. `tokens` counts the
-    tokens trained on, padding not included; `seconds` is the time of training and of the perplexities, summed over
-    restarts up to what a kill lost.
+    losses after each phase, `validation_loss` that of the adapter in `folder`; None without validation prompts.
+    `tokens` counts the tokens trained on, padding not included; `seconds` is the time of training and of the
+    perplexities, summed over restarts up to what a kill lost.
     """
 
     folder: Path

@@ -6,7 +6,8 @@ What a work folder holds, in the order it is made; a run that was killed goes on
     epochs/                checkpoints, then adapter/ and done.json
     perplexity/            the training prompts' losses, chunk by chunk
     hardest/               checkpoints, then adapter/ and done.json
-    adapter/               the end
+
+The result is the adapter of one of the two phases (`language_model.keep`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from ml.tables import TABLES
 if TYPE_CHECKING:
     from ml.language_model.trainer import Metrics
 
-_PARTS = ("epochs", "perplexity", "hardest", "adapter")
+_PARTS = ("epochs", "perplexity", "hardest")
 
 
 def train_adapter(
@@ -113,7 +114,7 @@ class _Work:
             "model": snapshot_fingerprint(self.model_folder),
             "train": _content(self.train, self.train_tokens),
             "validation": _content(self.validation, self.validation_tokens),
-            "settings": self.settings.model_dump(mode="json", exclude={"base_model", "revision"}),
+            "settings": self.settings.model_dump(mode="json", exclude={"base_model", "revision", "keep"}),
             "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
             "processes": self.processes.num_processes,
         }
@@ -132,25 +133,27 @@ class _Work:
         rows = np.arange(len(self.train_tokens))
         first = self._phase("epochs", rows, self.settings.epochs, None, 0)
         perplexity, hardest, seconds = self._perplexities()
-        last = first
+        phases = [first]
         if len(hardest) and self.settings.hard_epochs:
-            last = self._phase("hardest", hardest, self.settings.hard_epochs, first, first["steps"])
-        adapter = self.folder / "adapter"
-        if self.processes.is_main_process and not adapter.is_dir():
-            source = self.folder / last["name"] / "adapter"
-            make_folder(adapter, lambda target: shutil.copytree(source, target, dirs_exist_ok=True))
-        self.processes.wait_for_everyone()
-        phases = [first] if last is first else [first, last]
+            phases.append(self._phase("hardest", hardest, self.settings.hard_epochs, first, first["steps"]))
+        kept = self._kept(phases)
         validation = [(p["steps"], p["validation"]) for p in phases if p["validation"] is not None]
         return AdapterResult(
-            folder=adapter,
+            folder=self.folder / kept["name"] / "adapter",
             perplexity=perplexity,
             losses=[(int(step), float(loss)) for p in phases for step, loss in p["losses"]],
-            validation_loss=validation[-1][1] if validation else None,
+            validation_loss=kept["validation"],
             tokens=sum(p["tokens"] for p in phases),
             seconds=sum(p["seconds"] for p in phases) + seconds,
             validation=validation,
         )
+
+    def _kept(self, phases: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the phase whose adapter is the result; without validation prompts that is the last."""
+        losses = [phase["validation"] for phase in phases]
+        if self.settings.keep == "last" or None in losses:
+            return phases[-1]
+        return phases[losses.index(min(losses))]
 
     def _phase(
         self, name: str, rows: np.ndarray, epochs: int, after: dict[str, Any] | None, first_step: int

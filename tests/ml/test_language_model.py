@@ -104,7 +104,7 @@ def test_training_lowers_the_loss_and_the_adapter_loads_again(family, tmp_path):
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
     assert [step for step, _ in result.losses] == list(range(1, 12 + 4 + 1))
     assert [v for n, v, _ in recorder.values if n == "loss"] == losses
-    assert result.validation_loss == result.validation[-1][1]
+    assert result.validation_loss == min(loss for _, loss in result.validation)
 
     # The saved adapter gives the perplexities' model back: its validation loss is the reported one.
     adapted = load_adapted_model(model_folder, result.folder, config)
@@ -114,6 +114,21 @@ def test_training_lowers_the_loss_and_the_adapter_loads_again(family, tmp_path):
     assert torch.nn.functional.cross_entropy(logits, targets).item() == pytest.approx(result.validation_loss, abs=1e-4)
     assert {p.name for p in result.folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     assert str(tmp_path) not in (result.folder / "adapter_config.json").read_text()
+
+
+def test_the_phase_with_the_lower_validation_loss_is_kept_unless_the_last_is_asked_for(tmp_path):
+    train, validation, config = prompts(12), prompts(4, seed=9), quick()
+    folder, work = snapshot(tmp_path / "model"), tmp_path / "work"
+    train_adapter(folder, train, validation, config, work)
+    for better, worse in (("epochs", "hardest"), ("hardest", "epochs")):
+        for name, loss in ((better, 1.0), (worse, 2.0)):
+            done = json.loads((work / name / "done.json").read_text())
+            (work / name / "done.json").write_text(json.dumps(done | {"validation": loss}))
+        result = train_adapter(folder, train, validation, config, work)
+        assert (result.folder, result.validation_loss) == (work / better / "adapter", 1.0)
+        last = train_adapter(folder, train, validation, config.model_copy(update={"keep": "last"}), work)
+        assert last.folder == work / "hardest" / "adapter"
+        assert last.validation_loss == (2.0 if worse == "hardest" else 1.0)
 
 
 def test_both_phases_their_perplexities_and_counts(tmp_path):
