@@ -4,39 +4,11 @@ import dagster as dg
 
 from ml.experiments import experiments
 from ml.settings import POOLED, Settings
+from pipelines.jobs import EVALUATION, EXPERIMENT, FITS, LOG, NIGHT_TABLES, SEQUENCES
 
-DAILY = frozenset(
-    {
-        "interactions",
-        "rejected_interactions",
-        "query_daily",
-        "user_histories",
-        "generations",
-        "recommendations",
-        "realised",
-    }
-)
-PER_MODEL = frozenset(
-    {
-        "training_sequences",
-        "query_title_pairs",
-        "prompts",
-        "adapter",
-        "prompt_perplexity",
-        "title_encoder",
-        "title_index",
-        "item_embeddings",
-        "id_index",
-        "ranker",
-        "evaluation_metrics",
-        "evaluation_ranks",
-        "evaluation_differences",
-        "evaluation_breakdowns",
-        "evaluation_costs",
-        "evaluation_lists",
-    }
-)
-EXPERIMENTS = frozenset({"experiment_metrics", "experiment_ranks"})
+DAILY = frozenset({*LOG, "query_daily", *NIGHT_TABLES})
+PER_MODEL = frozenset({*SEQUENCES, *FITS, *EVALUATION})
+PER_EXPERIMENT = frozenset(EXPERIMENT)
 
 
 def day_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
@@ -59,7 +31,7 @@ def with_partitions(assets: list[dg.AssetsDefinition], settings: Settings) -> li
     partitions = {
         **dict.fromkeys(DAILY, day_partitions(settings)),
         **dict.fromkeys(PER_MODEL, model_partitions(settings)),
-        **dict.fromkeys(EXPERIMENTS, experiment_partitions(settings)),
+        **dict.fromkeys(PER_EXPERIMENT, experiment_partitions(settings)),
     }
 
     def partitioned(spec: dg.AssetSpec) -> dg.AssetSpec:
