@@ -22,7 +22,7 @@ from ml.baselines.recformer_settings import RecformerSettings
 from ml.baselines.recformer_steps import customer_sequences, draw_targets, row_histories
 from ml.baselines.recformer_text import CLS, KEY, QUERY, VALUE, RecformerText, key_value_pairs
 from ml.errors import BadInputError
-from ml.memory.encoders import _folder as encoder_folder
+from ml.memory.encoders import encoder_folder
 from ml.sequences import item_sequences
 from ml.tables import TABLES
 
