@@ -123,6 +123,10 @@ def _clip_text_tower(name: str, folder: Path, batch_size: int) -> TextEncoder:
 
 
 def encoder_folder(name: str) -> Path:
+    """Return the local folder of an encoder given as `package:NAME`, as a path, or by its hub name.
+
+    Raises BadInputError, naming `memory.encoder`, where it cannot be had.
+    """
     if name.startswith(_PACKAGE):
         return _package_folder(name.removeprefix(_PACKAGE))
     if Path(name).is_dir():

@@ -67,9 +67,9 @@ def test_zero_shot_ranks_the_other_categorys_targets(studied):
 def test_what_is_done_is_not_done_again_and_what_changed_is(studied, tmp_path):
     again = studied.copy(tmp_path / "again")
     assert flows.experiments(Runner(again.settings), CHOSEN) == []
-    again.change(experiments={**again.settings.experiments.model_dump(), "users": 5})
+    again.change(experiments={**again.settings.experiments.model_dump(), "users": 1})
     assert len(flows.experiments(Runner(again.settings), ["no_title_embedding"])) == 2
-    assert {row["examples"] for row in again.rows("experiment_metrics", experiment="no_title_embedding")} == {5}
+    assert {row["examples"] for row in again.rows("experiment_metrics", experiment="no_title_embedding")} == {1}
 
 
 def test_an_unknown_experiment_is_refused(eve_shop):
