@@ -62,7 +62,7 @@ def scores_of(system, histories):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_learns_which_item_follows_which(name, sampled):
     # A cloze task teaches both directions at once, and so takes longer for the one that is asked.
-    changes = {"epochs": 50, "dim": 32} if name == "bert4rec" else {"epochs": 10}
+    changes = {"epochs": 70, "dim": 32, "learning_rate": 3e-3} if name == "bert4rec" else {"epochs": 10}
     system = fitted(name, users=300, sampled_negatives=sampled, **changes)
     walks = successors(100, 1)
     found = scores_of(system, [w[:-1] for w in walks])
