@@ -4,6 +4,8 @@ from typing import Any
 
 import dagster as dg
 
+from ml.tables import TABLES
+
 LOG = ["interactions", "rejected_interactions"]
 NIGHT_INPUTS = ["catalog", "base_model", "item_codes", "query_daily", "query_vectors", "query_memory"]
 NIGHT_TABLES = ["user_histories", "generations", "recommendations", "realised"]
@@ -18,14 +20,7 @@ FITS = [
     "id_index",
     "ranker",
 ]
-EVALUATION = [
-    "evaluation_metrics",
-    "evaluation_ranks",
-    "evaluation_differences",
-    "evaluation_breakdowns",
-    "evaluation_costs",
-    "evaluation_lists",
-]
+EVALUATION = [name for name in TABLES if name.startswith("evaluation_")]
 EXPERIMENT = ["experiment_metrics", "experiment_ranks"]
 
 SELECTIONS = {

@@ -14,7 +14,7 @@ from ml.baselines.network import Examples, ItemNetwork, item_scores, last_states
 from ml.baselines.settings import BaselineSettings
 from ml.errors import BadInputError, HemlineError
 from ml.evaluation.metrics import ndcg_at_k
-from ml.retrieval.core_training import DEFAULT_NEGATIVES, MAX_VALIDATION, Window, windows
+from ml.retrieval.core_training import DEFAULT_NEGATIVES, Window, validation_pairs, windows
 from ml.retrieval.errors import NothingToTrain
 from ml.sequences import ItemSequences
 
@@ -162,21 +162,6 @@ def batches(parts: list[Window], batch_size: int, generator: np.random.Generator
         groups += np.split(bucket, np.flatnonzero(np.diff(number)) + 1)
     for i in generator.permutation(len(groups)):
         yield [parts[j] for j in groups[i]]
-
-
-def validation_pairs(validation: ItemSequences | None, items: list[str]) -> tuple[list[np.ndarray], np.ndarray] | None:
-    """Return known histories and targets as indices into `items`, at most 2,000, evenly picked; None without any."""
-    if validation is None:
-        return None
-    index = {item: i for i, item in enumerate(items)}
-    translate = np.array([index.get(item, -1) for item in validation.items], dtype=np.int64)
-    places = [translate[np.asarray(s)] for s in validation.sequences if len(s)]
-    pairs = [(p[:-1][p[:-1] >= 0], p[-1]) for p in places if p[-1] >= 0]
-    pairs = [(history, target) for history, target in pairs if len(history)]
-    if not pairs:
-        return None
-    picked = np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), MAX_VALIDATION)).astype(int))
-    return [pairs[i][0] for i in picked], np.array([pairs[i][1] for i in picked])
 
 
 def mean_ndcg(network: ItemNetwork, histories: list[np.ndarray], targets: np.ndarray, max_length: int) -> float:

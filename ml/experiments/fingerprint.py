@@ -18,11 +18,10 @@ def made_from(settings: Settings, warehouse: Warehouse, experiment: Experiment) 
     dump = settings.model_dump(mode="json")
     categories = sorted({source_category(settings), experiment.category or source_category(settings)})
     tables = [
-        *(warehouse.folder("training_sequences", category=category) for category in categories),
-        *(warehouse.folder(table) for table in ("catalog", "query_daily", "query_vectors", "item_codes")),
+        *(warehouse.content("training_sequences", category=category) for category in categories),
+        *(warehouse.content(table) for table in ("catalog", "query_daily", "query_vectors", "item_codes")),
     ]
-    files = [sorted(str(path.relative_to(table)) for path in table.rglob("*.parquet")) for table in tables]
     evaluation = {name: dump["evaluation"][name] for name in ("k", "resamples", "confidence", "seed")}
     chosen = {**{name: dump[name] for name in _SECTIONS}, "evaluation": evaluation, "seed": dump["seed"]}
-    what = [repr(experiment), chosen, files, code_fingerprint()]
+    what = [repr(experiment), chosen, tables, code_fingerprint()]
     return hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=12).hexdigest()

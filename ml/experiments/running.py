@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from ml.errors import HemlineError
 from ml.evaluation import CoreSystem, ItemExamples, compare, evaluate_ranks, item_examples, rank_targets
 from ml.experiments.catalogue import BASE, Experiment, source_category
+from ml.files import make_folder
 from ml.prompts import sample_examples
 from ml.recommend.examples import part_of, read_examples
 from ml.recommend.fitting import TitleVectors
@@ -141,7 +142,8 @@ class _Work:
         data = item_sequences(self._share(self.examples), "temporal", "train")
         held_out = part_of(self.examples, "temporal", "validation")
         system.fit(data, item_sequences(held_out, "temporal", "train_validation", data.items))
-        _keep(system.core, folder)
+        assert system.core is not None
+        make_folder(folder, system.core.save)
         return system
 
     def _titles(self) -> TitleVectors:
@@ -163,7 +165,7 @@ class _Work:
             encoder = train_title_encoder(train, validation, known, self.settings.title_encoder, self.run)
         except NothingToTrain:
             return load_text_encoder(memory.encoder, memory.batch_size)
-        _keep(encoder, folder)
+        make_folder(folder, encoder.save)
         return encoder
 
     def _share(self, rows: pa.Table, key: str = "example_id") -> pa.Table:
@@ -180,17 +182,8 @@ class _Work:
 
     def _key(self, section: Section) -> str:
         """Return a name of what a retrieval model is fitted on, and how."""
-        table = self.warehouse.folder("training_sequences", category=self.source)
         what: list[Any] = [
-            sorted(path.name for path in table.glob("*.parquet")), self.experiment.share,
+            self.warehouse.content("training_sequences", category=self.source), self.experiment.share,
             self.settings.experiments.seed, section.model_dump(mode="json"),
         ]  # fmt: skip
         return hashlib.blake2b(json.dumps(what).encode(), digest_size=8).hexdigest()
-
-
-def _keep(model: Any, folder: Path) -> None:
-    """Save a fitted model whole or not at all."""
-    unfinished = folder.with_name(f".{folder.name}.tmp")
-    unfinished.mkdir(parents=True, exist_ok=True)
-    model.save(unfinished)
-    unfinished.replace(folder)

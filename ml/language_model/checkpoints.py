@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ml.language_model.files import read_json, sync_tree, write_json
+from ml.files import read_json, sync_tree, write_json
 
 _MARKER = "complete.json"
 

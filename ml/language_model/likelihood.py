@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ml.errors import HemlineError
+from ml.files import write_file
 from ml.language_model.batches import IGNORED, PromptTokens, collate, length_sorted_batches
-from ml.language_model.files import write_file
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ml.errors import BadInputError
-from ml.language_model.files import make_folder
+from ml.files import make_folder
 
 PACKAGE = "package:"
 _FORMS = (

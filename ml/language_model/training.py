@@ -27,10 +27,10 @@ import numpy as np
 import pyarrow as pa
 
 from ml.errors import BadInputError, HemlineError
+from ml.files import make_folder, read_json, remove_temporaries, write_json
 from ml.language_model import checkpoints
 from ml.language_model.adapter import AdapterResult, add_lora, load_adapter_weights, save_adapter
 from ml.language_model.batches import PromptTokens, Subset
-from ml.language_model.files import make_folder, read_json, remove_temporaries, write_json
 from ml.language_model.likelihood import mean_losses, read_losses
 from ml.language_model.loading import load_base_model
 from ml.language_model.snapshots import snapshot_fingerprint

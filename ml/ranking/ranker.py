@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ml.errors import BadInputError, HemlineError
+from ml.evaluation.metrics import ndcg_at_k
 from ml.ranking.features import FEATURES
 from ml.retrieval.files import load_weights, read_description
 from ml.settings import RankerSettings
@@ -141,8 +142,5 @@ def _loss(ranker: Ranker, batch: Sequence[RankedExample]) -> torch.Tensor:
 
 
 def _ndcg(ranker: Ranker, examples: Sequence[RankedExample]) -> float:
-    gains = []
-    for example, scores in zip(examples, ranker.scores_of([e.features for e in examples]), strict=True):
-        rank = int((scores >= scores[example.target]).sum())
-        gains.append(1 / np.log2(rank + 1) if rank <= 10 else 0.0)
-    return float(np.mean(gains))
+    asked = zip(examples, ranker.scores_of([example.features for example in examples]), strict=True)
+    return float(ndcg_at_k([int((scores >= scores[example.target]).sum()) for example, scores in asked], 10).mean())

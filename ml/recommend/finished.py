@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ml.files import read_json, write_json
 from ml.recommend.contenders import Ranked
 from ml.settings import Settings
 from ml.warehouse import Warehouse
@@ -27,33 +28,28 @@ class Finished:
     ) -> None:
         """`ours`: what our results depend on beside settings and tables, such as the adapter's version."""
         self.settings, self.folder, self.ours = settings, folder, list(ours)
-        tables = [
-            warehouse.folder("training_sequences", category=category),
-            *(warehouse.folder(table) for table in ("catalog", "query_daily", "query_vectors", "item_codes")),
+        self.data = [
+            warehouse.content("training_sequences", category=category),
+            *(warehouse.content(table) for table in ("catalog", "query_daily", "query_vectors", "item_codes")),
         ]
-        self.data = [sorted(str(path.relative_to(table)) for path in table.rglob("*.parquet")) for table in tables]
 
     def load(self, view: str, system: str) -> list[Ranked] | None:
         """Return what was kept of a system (of ours: both orders), None where nothing was made of the same inputs."""
-        path = self._path(view, system)
-        if not path.exists():
+        found = read_json(self._path(view, system))
+        if found is None:
             return None
         return [
             Ranked(**{**kept, "ranks": {name: np.array(ranks, np.float64) for name, ranks in kept["ranks"].items()}})
-            for kept in json.loads(path.read_text(encoding="utf-8"))
+            for kept in found
         ]
 
     def save(self, view: str, system: str, results: Sequence[Ranked]) -> None:
         """Keep a system's results."""
-        path = self._path(view, system)
-        path.parent.mkdir(parents=True, exist_ok=True)
         plain = [
             {**vars(result), "ranks": {name: _plain(ranks) for name, ranks in result.ranks.items()}}
             for result in results
         ]
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(plain), encoding="utf-8")
-        unfinished.replace(path)
+        write_json(self._path(view, system), plain)
 
     def _path(self, view: str, system: str) -> Path:
         made_from = [self._settings_of(system), self.data, code_fingerprint(), self.ours if system == "ours" else []]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ml.evaluation.references import ItemKNN, Markov
 from ml.ranking import Sources, asked_of_examples
-from ml.recommend.examples import Split, part_of, read_examples
+from ml.recommend.examples import part_of, read_examples
 from ml.recommend.fitting import Fitted, fresh
 from ml.recommend.nights import seen_the_night_before
 from ml.sequences import ItemSequences, item_sequences
@@ -110,19 +110,20 @@ def questions(
     """
     from ml.ranking.fusion import ranked_examples
 
-    answered = examples.filter(pc.field("example_id").isin(pa.array(sorted(answers), pa.string())))
     asked = examples_asked(settings, warehouse, examples, {})
     targets = examples["target_item"].to_pylist()
-    if answered.num_rows:
-        asked = [*asked, *examples_asked(settings, warehouse, answered, answers)]
-        targets = [*targets, *answered["target_item"].to_pylist()]
+    for example, one, target in zip(examples["example_id"].to_pylist(), list(asked), list(targets), strict=True):
+        if example in answers:
+            asked.append(replace(one, answer=answers[example]))
+            targets.append(target)
     return ranked_examples(asked, targets, sources)
 
 
-def fit_counting(examples: pa.Table, split: Split) -> tuple[ItemSequences, ItemKNN, Markov]:
-    """Return the split's training sequences, and item-kNN and Markov fitted on them, chosen on its validation part."""
-    data = item_sequences(examples, split, "train")
-    held_out = item_sequences(part_of(examples, split, "validation"), split, "train_validation", data.items)
+def fit_counting(examples: pa.Table) -> tuple[ItemSequences, ItemKNN, Markov]:
+    """Return the temporal split's training sequences, and item-kNN and Markov that choose on its validation part."""
+    data = item_sequences(examples, "temporal", "train")
+    held_out = part_of(examples, "temporal", "validation")
+    held_out = item_sequences(held_out, "temporal", "train_validation", data.items)
     knn, markov = ItemKNN(), Markov()
     knn.fit(data, held_out)
     markov.fit(data, held_out)
@@ -155,7 +156,7 @@ def fit_fusion(
         sample = validation_nights(settings, examples, ranker.examples)
         if not sample.num_rows:
             continue
-        data, knn, markov = fit_counting(examples, "temporal")
+        data, knn, markov = fit_counting(examples)
         items = category_items(warehouse, category)
         vectors = encoded_titles(encoder, items["title"].to_pylist())
         sources = build_sources(items, vectors, encoder, core, knn, markov, data)

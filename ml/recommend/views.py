@@ -92,16 +92,21 @@ class View:
 
         Which examples is decided on the whole log, so that both kinds of actions have the same.
         """
-        return self._shown(sample_examples(self._held_out(part), self.parts, examples, seed, part))
+        return self._shown(sample_examples(self._held_out[part], self.parts, examples, seed, part))
 
     @cached_property
     def _whole_test(self) -> pa.Table:
         evaluation = self.data.settings.evaluation
-        return sample_examples(self._held_out("test"), self.parts, evaluation.users, evaluation.seed)
+        return sample_examples(self._held_out["test"], self.parts, evaluation.users, evaluation.seed)
 
-    def _held_out(self, part: Literal["validation", "test"]) -> pa.Table:
-        rows = part_of(self.data.examples, self.parts, part)
-        return seen_the_night_before(rows, self.data.settings.log.zone) if self.split == "nightly" else rows
+    @cached_property
+    def _held_out(self) -> dict[str, pa.Table]:
+        """Validation and test rows, with all their steps."""
+        rows = {part: part_of(self.data.examples, self.parts, part) for part in ("validation", "test")}
+        if self.split != "nightly":
+            return rows
+        zone = self.data.settings.log.zone
+        return {part: seen_the_night_before(own, zone) for part, own in rows.items()}
 
     @cached_property
     def examples(self) -> pa.Table:
@@ -121,7 +126,7 @@ class View:
     @cached_property
     def validation(self) -> pa.Table:
         """All validation rows."""
-        return self._shown(self._held_out("validation"))
+        return self._shown(self._held_out["validation"])
 
     @cached_property
     def train_items(self) -> ItemSequences:
@@ -142,7 +147,7 @@ class View:
     def read_by_people(self) -> frozenset[str]:
         """The ids of the test examples whose lists are kept."""
         evaluation = self.data.settings.evaluation
-        rows = sample_examples(self._whole_test, self.parts, min(SHOWN, evaluation.users), evaluation.seed)
+        rows = sample_examples(self._whole_test, self.parts, SHOWN, evaluation.seed)
         return frozenset(rows["example_id"].to_pylist())
 
     def _shown(self, examples: pa.Table) -> pa.Table:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml.errors import BadInputError
 from ml.experiments import experiments
+from ml.files import write_file
 from ml.report.customers import customers
 from ml.report.figures import METRICS, breakdown_figure, cost_figure, differences_figure, systems_figure
 from ml.report.names import ACTIONS, SPLITS, in_order, metric_name, system_name
@@ -56,7 +55,9 @@ def write_report(settings: Settings, warehouse: Warehouse, folder: Path) -> Path
         base_model=settings.language_model.base_model,
         heads=[metric_name(metric, settings.evaluation.k) for metric in METRICS],
     )
-    return _write(folder / "index.html", page.encode())
+    file = folder / "index.html"
+    write_file(file, lambda path: path.write_text(page, encoding="utf-8"))
+    return file
 
 
 def _category(warehouse: Warehouse, category: str, folder: Path) -> dict[str, Any] | None:
@@ -175,18 +176,8 @@ def _picture(figure: Figure, file: Path) -> str:
     """Write the figure as PNG and return it as an address for the page."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    _write(file, buffer.getvalue())
+    write_file(file, lambda path: path.write_bytes(buffer.getvalue()))
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _write(file: Path, content: bytes) -> Path:
-    """Write a file whole or not at all: a reader never sees half a page."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    with os.fdopen(descriptor, "wb") as handle:
-        handle.write(content)
-    Path(name).chmod(0o644)
-    return Path(name).replace(file)
 
 
 def _file_name(*parts: str) -> str:

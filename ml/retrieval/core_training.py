@@ -76,7 +76,7 @@ def train_core(
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         trainer = CoreTrainer(len(data.items), targets, settings, device)
-        best = _fit(trainer, parts, _validation_set(validation, data), run)
+        best = _fit(trainer, parts, validation_pairs(validation, data.items), run)
     trainer.network.load_state_dict(best)
     return Core(data.items, trainer.network, trainer.description)
 
@@ -189,16 +189,14 @@ def batches(parts: list[Window], batch_size: int, generator: np.random.Generator
         yield [parts[j] for j in groups[i]]
 
 
-def _validation_set(
-    validation: ItemSequences | None, data: ItemSequences
-) -> tuple[list[np.ndarray], np.ndarray] | None:
-    """Return known histories and targets in the training vocabulary, evenly picked; None if there are none."""
+def validation_pairs(validation: ItemSequences | None, items: list[str]) -> tuple[list[np.ndarray], np.ndarray] | None:
+    """Return known histories and targets as indices into `items`, at most 2,000, evenly picked; None without any."""
     if validation is None:
         return None
-    index = {item: i for i, item in enumerate(data.items)}
+    index = {item: i for i, item in enumerate(items)}
     translate = np.array([index.get(item, -1) for item in validation.items], dtype=np.int64)
-    known = [translate[np.asarray(s)] for s in validation.sequences if len(s) > 1]
-    pairs = [(s[:-1][s[:-1] >= 0], s[-1]) for s in known if s[-1] >= 0]
+    places = [translate[np.asarray(s)] for s in validation.sequences if len(s)]
+    pairs = [(p[:-1][p[:-1] >= 0], p[-1]) for p in places if p[-1] >= 0]
     pairs = [(history, target) for history, target in pairs if len(history)]
     if not pairs:
         return None

@@ -234,6 +234,11 @@ class Warehouse:
         """Whether any partition with the given level values is published; an empty one counts."""
         return next(paths.partitions(self.root, paths.table_named(table), levels), None) is not None
 
+    def content(self, table: str, **levels: str) -> list[str]:
+        """Return the names of the published files: they are hashes of the bytes, so equal names are equal rows."""
+        folder = self.folder(table, **levels)
+        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.parquet"))
+
     def days(self, table: str) -> list[str]:
         """The published days of a table, sorted."""
         return self.level_values(table, "date")
