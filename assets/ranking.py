@@ -38,21 +38,33 @@ def ranker(
     with timed() as cost, registry.run("ranker", scope, tags=tags, params=chosen.ranker.model_dump()) as run:
         answers = validation_answers(settings, warehouse, registry, categories, scope)
         try:
-            fitted = fit_fusion(
+            ranked = fit_fusion(
                 settings, warehouse, categories, answers, load_title_vectors(parts["title_encoder"].folder),
                 Core.load(parts["item_embeddings"].folder), settings.work_folder / "ranker" / scope,
             )  # fmt: skip
         except BadInputError as error:
             context.log.warning(f"{error}; lists are joined by the mixup")
             return dg.MaterializeResult(metadata={"note": str(error), **cost.metadata()})
+        fitted = ranked.fitted
         version = run.register(fitted.folder, fitted_until=fitted.fitted_until)
+        if ranked.answer_gain is not None:
+            run.metric("answer_gain_ndcg", ranked.answer_gain[0])
     registry.promote(version)
     return dg.MaterializeResult(
         metadata={
             "version": version.version,
             "mlflow_run": version.run_id,
             "questions": fitted.examples,
+            "questions_with_an_answer": ranked.answered,
+            "answer_gain_ndcg": _with_interval(ranked.answer_gain),
             "fitted_until": fitted.fitted_until,
             **cost.metadata(),
         }
     )
+
+
+def _with_interval(gain: tuple[float, float, float] | None) -> str:
+    """What the language model's answers add to validation's NDCG@10, for people."""
+    if gain is None:
+        return "the language model is not asked (setting `recommendations.ranker.answered`)"
+    return f"{gain[0]:+.4f} [{gain[1]:+.4f}, {gain[2]:+.4f}]"

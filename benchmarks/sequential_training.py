@@ -1,14 +1,17 @@
 """How long an epoch of the sequential models takes, and what it buys: seconds and NDCG@10 on the same held-out items.
 
     python -m benchmarks.sequential_training [--users 20000] [--items 10000] [--threads 1] [--epochs 1]
-        [--recbole-python PATH]
+        [--max-length 50] [--models sasrec core] [--recbole-python PATH]
 
 PATH is the interpreter of another virtual environment with torch and recbole 1.2.1 (what that lacks, pip names); its
-SASRec then learns the same sequences with the same sizes, dropout, learning rate and targets a step. Every model runs
-in a process of its own, with this process's environment (allocator settings included) and the same threads. Each
-sequence's last item is held out and ranked among all items of training, ties against the model. Seconds are of
-training alone, by the clock and of the processor (where other work runs too, the second says more); ours include
-setting up, RecBole's do not.
+models of the same names then learn the same sequences with the same sizes, dropout, learning rate and targets a step.
+Every model runs in a process of its own, with this process's environment (allocator settings included) and the same
+threads. Each sequence's last item is held out and ranked among all items of training, ties against the model. Seconds
+are of training alone, by the clock and of the processor (where other work runs too, the second says more); ours
+include setting up, RecBole's do not.
+
+Speed is told by one epoch at full size; that ours are the models they are named after, by a smaller shop that both
+sides learn to the end: `--users 2000 --items 1000 --max-length 20 --epochs 20`.
 """
 
 # pyright: reportMissingImports=false
@@ -29,8 +32,18 @@ from typing import Any
 import numpy as np
 import torch
 
-OURS = ("sasrec", "sasrec-bfloat16", "gru4rec", "core")
-DIM, LAYERS, HEADS, DROPOUT, LEARNING_RATE, MAX_LENGTH, BATCH = 64, 2, 2, 0.2, 1e-3, 50, 256
+OURS = ("sasrec", "sasrec-bfloat16", "core", "gru4rec", "nextitnet", "bert4rec")
+DIM, LAYERS, HEADS, DROPOUT, LEARNING_RATE, BATCH = 64, 2, 2, 0.2, 1e-3, 256
+_ATTENTION = {"n_layers": LAYERS, "n_heads": HEADS, "hidden_dropout_prob": DROPOUT, "attn_dropout_prob": DROPOUT}
+RECBOLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "sasrec": ("SASRec", {**_ATTENTION, "hidden_size": DIM, "inner_size": DIM, "hidden_act": "relu"}),
+    "core": ("CORE", {**_ATTENTION, "embedding_size": DIM, "inner_size": 4 * DIM, "sess_dropout": DROPOUT,
+                      "item_dropout": DROPOUT, "temperature": 0.07}),
+    "gru4rec": ("GRU4Rec", {"embedding_size": DIM, "hidden_size": DIM, "num_layers": 1, "dropout_prob": DROPOUT}),
+    "nextitnet": ("NextItNet", {"embedding_size": DIM, "kernel_size": 3, "block_num": 1, "dilations": [1, 4]}),
+    "bert4rec": ("BERT4Rec", {**_ATTENTION, "hidden_size": DIM, "inner_size": 4 * DIM, "mask_ratio": 0.2}),
+}  # fmt: skip
+"""RecBole's class and settings of each of our models: the same sizes under its names."""
 
 
 def write_data(folder: Path, users: int, items: int) -> None:
@@ -59,7 +72,7 @@ def ndcg(scores: Callable[[list[np.ndarray]], np.ndarray], histories: list[np.nd
     return float(np.concatenate(gains).mean())
 
 
-def run_ours(model: str, folder: Path, epochs: int) -> dict[str, float]:
+def run_ours(model: str, folder: Path, epochs: int, max_length: int) -> dict[str, float]:
     """Fit one of `OURS`; return seconds an epoch and NDCG@10."""
     from ml.baselines import baseline
     from ml.baselines.settings import BaselineSettings
@@ -73,7 +86,7 @@ def run_ours(model: str, folder: Path, epochs: int) -> dict[str, float]:
     )
     common: dict[str, Any] = {
         "dim": DIM, "layers": LAYERS, "heads": HEADS, "dropout": DROPOUT, "learning_rate": LEARNING_RATE,
-        "max_length": MAX_LENGTH, "batch_size": BATCH, "epochs": epochs, "full_softmax_below": items + 1,
+        "max_length": max_length, "batch_size": BATCH, "epochs": epochs, "full_softmax_below": items + 1,
     }  # fmt: skip
     name, _, logits = model.partition("-")
     if name == "core":
@@ -95,8 +108,8 @@ def run_ours(model: str, folder: Path, epochs: int) -> dict[str, float]:
     return {**took, "ndcg": ndcg(scores, histories, targets)}
 
 
-def run_recbole(folder: Path, epochs: int) -> dict[str, float]:
-    """Fit RecBole's SASRec; return seconds an epoch and NDCG@10. Runs in RecBole's environment."""
+def run_recbole(model: str, folder: Path, epochs: int, max_length: int) -> dict[str, float]:
+    """Fit RecBole's model of that name; return seconds an epoch and NDCG@10. Runs in RecBole's environment."""
     for name, kind in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_, "int": int}.items():
         if name not in np.__dict__:
             setattr(np, name, kind)
@@ -107,26 +120,25 @@ def run_recbole(folder: Path, epochs: int) -> dict[str, float]:
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
     from recbole.data.interaction import Interaction
-    from recbole.model.sequential_recommender import SASRec
     from recbole.trainer import Trainer
-    from recbole.utils import init_seed
+    from recbole.utils import get_model, init_seed
 
     histories, targets, items = read_data(folder)
     inter = folder / "generated" / "generated.inter"
-    inter.parent.mkdir()
+    inter.parent.mkdir(exist_ok=True)
     with inter.open("w") as file:
         file.write("user_id:token\titem_id:token\ttimestamp:float\n")
         for user, history in enumerate(histories):
             file.writelines(f"u{user}\t{item}\t{time}\n" for time, item in enumerate(history))
     predicted = sum(len(h) - 1 for h in histories)
+    name, own = RECBOLE[model]
     config = Config(
-        model="SASRec",
+        model=name,
         dataset="generated",
         config_dict={
             "data_path": str(folder), "checkpoint_dir": str(folder), "use_gpu": False, "show_progress": False,
-            "hidden_size": DIM, "inner_size": DIM, "n_layers": LAYERS, "n_heads": HEADS, "hidden_act": "relu",
-            "hidden_dropout_prob": DROPOUT, "attn_dropout_prob": DROPOUT, "learning_rate": LEARNING_RATE,
-            "MAX_ITEM_LIST_LENGTH": MAX_LENGTH, "loss_type": "CE", "train_neg_sample_args": None, "seed": 0,
+            **own, "learning_rate": LEARNING_RATE,
+            "MAX_ITEM_LIST_LENGTH": max_length, "loss_type": "CE", "train_neg_sample_args": None, "seed": 0,
             "train_batch_size": BATCH * predicted // len(histories), "epochs": epochs, "state": "WARNING",
             "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
             # All of what it is given is for training; the held-out items are ranked below.
@@ -137,26 +149,26 @@ def run_recbole(folder: Path, epochs: int) -> dict[str, float]:
     dataset = create_dataset(config)
     train_data, _, _ = data_preparation(config, dataset)
     assert len(train_data.dataset) == predicted, (len(train_data.dataset), predicted)
-    model = SASRec(config, train_data.dataset)
-    trainer = Trainer(config, model)
+    network = get_model(name)(config, train_data.dataset)
+    trainer = Trainer(config, network)
     begin, busy = time.perf_counter(), time.process_time()
     for epoch in range(epochs):
         trainer._train_epoch(train_data, epoch, show_progress=False)
     took = {"seconds": (time.perf_counter() - begin) / epochs, "processor": (time.process_time() - busy) / epochs}
-    model.eval()
+    network.eval()
     known = np.unique(np.concatenate(histories))
     ids = np.zeros(items, dtype=np.int64)
     ids[known] = dataset.token2id("item_id", known.astype(str))
 
     @torch.no_grad()
     def scores(some: list[np.ndarray]) -> np.ndarray:
-        newest = [ids[h[-MAX_LENGTH:]] for h in some]
-        padded = np.zeros((len(some), MAX_LENGTH), dtype=np.int64)
+        newest = [ids[h[-max_length:]] for h in some]
+        padded = np.zeros((len(some), max_length), dtype=np.int64)
         for row, history in zip(padded, newest, strict=True):
             row[: len(history)] = history
         asked = {"item_id_list": torch.from_numpy(padded), "item_length": torch.tensor([len(h) for h in newest])}
         found = np.full((len(some), items), -np.inf, dtype=np.float32)
-        found[:, known] = model.full_sort_predict(Interaction(asked)).numpy()[:, ids[known]]
+        found[:, known] = network.full_sort_predict(Interaction(asked)).numpy()[:, ids[known]]
         return found
 
     return {**took, "ndcg": ndcg(scores, histories, targets)}
@@ -167,6 +179,7 @@ def in_child(python: str, model: str, folder: Path, options: argparse.Namespace)
     root = str(Path(__file__).parents[1])
     command = [python, "-W", "ignore", str(Path(__file__).resolve()), "--child", model, "--folder", str(folder)]
     command += ["--threads", str(options.threads), "--epochs", str(options.epochs)]
+    command += ["--max-length", str(options.max_length)]
     threads = str(options.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONPATH": root}
     subprocess.run(command, check=True, env=environment, cwd=folder)
@@ -180,19 +193,17 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--models", nargs="*", choices=OURS, default=list(OURS), help="of ours; default: all")
+    parser.add_argument("--max-length", type=int, default=50, help="newest items a model sees")
+    parser.add_argument("--models", nargs="*", choices=OURS, default=list(OURS), help="default: all")
     parser.add_argument("--recbole-python", help="interpreter of an environment with recbole 1.2.1")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.child:
-        recbole = options.child == "recbole-sasrec"
-        found = (
-            run_recbole(options.folder, options.epochs)
-            if recbole
-            else run_ours(options.child, options.folder, options.epochs)
-        )
+        name = options.child.removeprefix("recbole-")
+        run = run_ours if options.child == name else run_recbole
+        found = run(name, options.folder, options.epochs, options.max_length)
         (options.folder / f"{options.child}.json").write_text(json.dumps(found))
         return
     with tempfile.TemporaryDirectory() as name:
@@ -204,8 +215,11 @@ def main() -> None:
             f"{options.epochs} epoch(s), {options.threads} thread(s)\n"
             f"{'model':18}{'s per epoch':>12}{'processor':>10}{'NDCG@10':>10}"
         )
-        runs = [(sys.executable, model) for model in options.models]
-        runs += [(options.recbole_python, "recbole-sasrec")] if options.recbole_python else []
+        runs = []
+        for model in options.models:
+            runs.append((sys.executable, model))
+            if options.recbole_python and model in RECBOLE:
+                runs.append((options.recbole_python, f"recbole-{model}"))
         for python, model in runs:
             found = in_child(python, model, folder, options)
             print(f"{model:18}{found['seconds']:12.2f}{found['processor']:10.2f}{found['ndcg']:10.4f}", flush=True)

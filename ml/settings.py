@@ -206,7 +206,9 @@ class RankerSettings(Section):
 
     examples: Positive = Field(default=3000, description="validation examples per category that it is fitted on")
     answered: int = Field(
-        default=500, ge=0, description="of these, how many the language model answers; the others go without"
+        default=500,
+        ge=0,
+        description="of these, how many the model is asked about, to weigh its answers; 0: lists do without it",
     )
     min_examples: Positive = Field(default=20, description="with fewer usable examples, lists are joined by the mixup")
     hidden: Positive = 32
@@ -245,6 +247,10 @@ class EvaluationSettings(Section):
         description="nightly: the temporal split, its purchases as the night before saw them",
     )
     actions: list[Literal["all", "purchases_only"]] = Field(default=["all", "purchases_only"])
+    mixup: bool = Field(
+        default=True,
+        description="beside fusion, rank by the paper's mixup too (asks the language model about every test example)",
+    )
     more_systems: list[Literal["gru4rec", "sasrec", "bert4rec", "nextitnet", "recformer", "recformer_queries"]] = Field(
         default=[], description="systems beside popularity, Markov, item-kNN and CORE; they take long"
     )

@@ -17,9 +17,13 @@ FEATURES = (
     *("times_bought", "times_clicked", "recency_in_steps", "recency_in_days", "newest_was_purchase", "in_history"),
     *("title_like_newest", "title_like_any", "core_like_newest", "core_like_any", "history_length"),
     *("memory", "query_title", "query_title_rank", "query_text", "query_text_rank", "query_demand_rank", "has_query"),
-    *("answer", "answer_rank", "answer_likelihood", "answer_title", "answer_title_rank", "answer_core", "has_answer"),
 )
 """Names of the columns that `describe` returns."""
+ANSWER_FEATURES = (
+    *("answer", "answer_rank", "answer_likelihood"),
+    *("answer_title", "answer_title_rank", "answer_core"),
+)
+"""Names of the columns that `describe_answer` returns."""
 QUERY_FEATURES = ("memory", "query_title", "query_title_rank", "query_text", "query_text_rank", "query_demand_rank")
 _NEWEST = 5
 _RECENCY_DAYS = 3.0
@@ -37,7 +41,6 @@ def describe(one: Asked, place: int, rows: np.ndarray, scores: Scores, sources: 
         *_history(one, rows, sources),
         *_likeness(one, rows, sources),
         *_search(one, place, rows, scores, sources),
-        *_answer(one, place, rows, scores, sources),
     ]
     return np.stack(columns, axis=1).astype(np.float32)
 
@@ -94,10 +97,10 @@ def _search(one: Asked, place: int, rows: np.ndarray, scores: Scores, sources: S
     return [remembered, title, log_rank(title), text, log_rank(text), log_rank(demand), has_query]
 
 
-def _answer(one: Asked, place: int, rows: np.ndarray, scores: Scores, sources: Sources) -> list[np.ndarray]:
-    """What the language model says of the candidate."""
+def describe_answer(one: Asked, place: int, rows: np.ndarray, scores: Scores, sources: Sources) -> np.ndarray | None:
+    """Return what the language model says of the candidates, float32 [candidates, ANSWER_FEATURES]; None: nothing."""
     if one.answer is None or one.answer.item_id is None:
-        return list(np.zeros((7, len(rows)), np.float32))
+        return None
     named = one.answer.item_id
     found = one.answer.candidates or ((named, one.answer.log_probability or 0.0),)
     likelihood = dict(found)
@@ -110,7 +113,8 @@ def _answer(one: Asked, place: int, rows: np.ndarray, scores: Scores, sources: S
     row = sources.row_of.get(named)
     core = nothing if row is None else _core_likeness(np.array([row]), rows, sources)[0]
     is_named = np.array([item == named for item in items], np.float32)
-    return [is_named, ranks, likely - _UNLIKELY, title, log_rank(title), core, np.ones(len(rows), np.float32)]
+    columns = [is_named, ranks, likely - _UNLIKELY, title, log_rank(title), core]
+    return np.stack(columns, axis=1).astype(np.float32)
 
 
 def log_rank(values: np.ndarray) -> np.ndarray:

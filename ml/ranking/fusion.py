@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ml.ranking.asked import Asked
-from ml.ranking.features import describe
+from ml.ranking.features import describe, describe_answer
 from ml.ranking.proposals import popular_rows, propose
 from ml.ranking.ranker import RankedExample, Ranker
 from ml.ranking.sources import Sources
@@ -24,10 +24,11 @@ BLOCK = 64
 
 @dataclass(frozen=True)
 class Candidates:
-    """A customer's candidates: their rows among the items, their features, and CORE's score of every item."""
+    """A customer's candidates: rows among the items, features, the model's word on them; CORE's score of every item."""
 
     rows: np.ndarray
     features: np.ndarray
+    answer: np.ndarray | None
     core: np.ndarray
 
 
@@ -40,17 +41,17 @@ def candidates(asked: Sequence[Asked], sources: Sources, label: str) -> Iterator
             scores = sources.scores(block)
             for place, one in enumerate(block):
                 rows = propose(one, place, scores, sources, popular)
-                yield Candidates(rows, describe(one, place, rows, scores, sources), scores.core[place])
+                asked_of = one, place, rows, scores, sources
+                yield Candidates(rows, describe(*asked_of), describe_answer(*asked_of), scores.core[place])
                 bar.update()
 
 
-def ranked_examples(asked: Sequence[Asked], targets: Sequence[str], sources: Sources) -> list[RankedExample]:
-    """Return what a ranker is fitted on: the questions whose target is among their candidates."""
-    examples = []
+def ranked_examples(asked: Sequence[Asked], targets: Sequence[str], sources: Sources) -> list[RankedExample | None]:
+    """Return what a ranker is fitted on: each question, None where the target is not among its candidates."""
+    examples: list[RankedExample | None] = []
     for found, target in zip(candidates(asked, sources, "candidates"), targets, strict=True):
         places = np.flatnonzero(found.rows == sources.row_of.get(target, -1))
-        if len(places):
-            examples.append(RankedExample(found.features, int(places[0])))
+        examples.append(RankedExample(found.features, int(places[0]), found.answer) if len(places) else None)
     return examples
 
 
@@ -105,7 +106,8 @@ def _scored(
 ) -> Iterator[tuple[Candidates, np.ndarray]]:
     """Yield every customer's candidates with the ranker's scores, a block at a time: one small pass each is slow."""
     for block in _batched(candidates(asked, sources, label), BLOCK):
-        yield from zip(block, ranker.scores_of([found.features for found in block]), strict=True)
+        scores = ranker.scores_of([found.features for found in block], [found.answer for found in block])
+        yield from zip(block, scores, strict=True)
 
 
 def _batched(rows: Iterator[Candidates], size: int) -> Iterator[list[Candidates]]:

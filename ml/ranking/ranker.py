@@ -19,21 +19,51 @@ from torch import nn
 
 from ml.errors import BadInputError, HemlineError
 from ml.evaluation.metrics import ndcg_at_k
-from ml.ranking.features import FEATURES
+from ml.ranking.features import ANSWER_FEATURES, FEATURES
 from ml.retrieval.files import load_weights, read_description
 from ml.settings import RankerSettings
 
-FORMAT = "hemline-ranker-1"
+FORMAT = "hemline-ranker-2"
 _CLIP = 6.0
 """Standard deviations beyond which a feature says no more."""
+_ALL = [*FEATURES, *ANSWER_FEATURES]
 
 
 @dataclass(frozen=True)
 class RankedExample:
-    """One question for fitting: its candidates' features [candidates, FEATURES], and which of them was bought."""
+    """One question for fitting: its candidates' features [candidates, FEATURES], and which of them was bought.
+
+    `answer` [candidates, ANSWER_FEATURES] is what the language model says of them, None where it was not asked.
+    """
 
     features: np.ndarray
     target: int
+    answer: np.ndarray | None = None
+
+
+class AnswerWeights(nn.Module):
+    """What the language model's answer adds to candidates' scores: a weighted sum; zeros until it is fitted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        size = len(ANSWER_FEATURES)
+        self.register_buffer("weights", torch.zeros(size))
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+
+    def fit_scale(self, answers: np.ndarray) -> None:
+        """Take mean and scale from [candidates, ANSWER_FEATURES]."""
+        self.get_buffer("mean").copy_(torch.from_numpy(answers.mean(axis=0)))
+        self.get_buffer("scale").copy_(torch.from_numpy(np.maximum(answers.std(axis=0), 1e-3)))
+
+    def scaled(self, answers: np.ndarray) -> torch.Tensor:
+        """Return [candidates, ANSWER_FEATURES] in standard deviations."""
+        centred = (torch.from_numpy(answers) - self.get_buffer("mean")) / self.get_buffer("scale")
+        return centred.clamp(-_CLIP, _CLIP)
+
+    def scores(self, answers: np.ndarray) -> np.ndarray:
+        """Return float32 [candidates]."""
+        return (self.scaled(answers) @ self.get_buffer("weights")).numpy()
 
 
 class Ranker(nn.Module):
@@ -52,6 +82,12 @@ class Ranker(nn.Module):
             nn.ReLU(),
             nn.Linear(hidden, 1),
         )
+        self.answers = AnswerWeights()
+
+    @property
+    def uses_answers(self) -> bool:
+        """Whether the language model's answers change anything: not before their weights are fitted."""
+        return bool(self.answers.get_buffer("weights").any())
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return scores [candidates] of `features` [candidates, FEATURES]."""
@@ -63,25 +99,29 @@ class Ranker(nn.Module):
         """Return float32 [candidates]."""
         return self(torch.from_numpy(features)).numpy()
 
-    def scores_of(self, features: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return each customer's scores, of many customers in one pass."""
+    def scores_of(
+        self, features: Sequence[np.ndarray], answers: Sequence[np.ndarray | None] | None = None
+    ) -> list[np.ndarray]:
+        """Return each customer's scores, of many customers in one pass; `answers` are of those that have one."""
         if not features:
             return []
         together = self.scores(np.concatenate(features))
-        return np.split(together, np.cumsum([len(own) for own in features])[:-1])
+        apart = np.split(together, np.cumsum([len(own) for own in features])[:-1])
+        added = answers or [None] * len(apart)
+        return [own if a is None else own + self.answers.scores(a) for own, a in zip(apart, added, strict=True)]
 
     def save(self, folder: Path) -> None:
         """Write `ranker.safetensors` and `ranker.json` into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "ranker.safetensors")
-        description = {"format": FORMAT, "hidden": self.hidden, "features": list(FEATURES)}
+        description = {"format": FORMAT, "hidden": self.hidden, "features": _ALL}
         (folder / "ranker.json").write_text(json.dumps(description), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Ranker:
         """Read what `save` wrote; raises BadInputError for anything else, other features included."""
         description = read_description(folder, "ranker.json", FORMAT)
-        if description.get("features") != list(FEATURES):
+        if description.get("features") != _ALL:
             raise BadInputError(f"{folder / 'ranker.json'}: fitted on other features; run `hemline train` again")
         ranker = cls(int(description["hidden"]))
         load_weights(ranker, folder / "ranker.safetensors")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from ml.errors import BadInputError
-from ml.evaluation import ItemExamples, System, best_items, rank_targets, references
-from ml.measure import timed
+from ml.evaluation import ItemExamples, System, best_items, compare, rank_targets, references
+from ml.measure import Cost, timed
 from ml.recommend.fitting import TitleVectors, fit_title_encoder, load_title_vectors
 from ml.recommend.fusing import build_sources, encoded_titles, examples_asked, questions
 from ml.recommend.ours import answer_examples, rank_answers
@@ -94,26 +95,26 @@ class Ours:
         self.titles, self.vectors = self._title_encoder()
 
     def rank(self) -> list[Ranked]:
-        """Return `ours`, and beside fusion the paper's own way as `ours_mixup`."""
-        with timed() as answering:
-            answers = self._answers(self.view.test)
+        """Return `ours`, and beside fusion the paper's own way as `ours_mixup` where the settings ask for it."""
+        fused = self._fused() if self.settings.recommendations.order == "fusion" else None
+        if fused is None:
+            return [self._mixup("ours")]
+        return [fused, self._mixup("ours_mixup")] if self.settings.evaluation.mixup else [fused]
+
+    def _mixup(self, name: str) -> Ranked:
+        answers, answering = self._test_answers
         with timed() as ranking:
-            mixup = self._mixup(answers)
-        cost = answering.seconds + ranking.seconds, max(answering.peak_mib, ranking.peak_mib)
-        fused = self._fused(answers, answering.seconds) if self.settings.recommendations.order == "fusion" else None
-        own = Ranked("ours" if fused is None else "ours_mixup", mixup, {}, 0.0, *cost)
-        return [own] if fused is None else [fused, own]
+            ranks = {
+                name: rank_answers(
+                    answers, self.view.test_items, self.fitted["core"].core, self.titles, self.data.items, self.vectors,
+                    self.settings.recommendations.mixup_n, available,
+                )
+                for name, available in self.data.candidates()
+            }  # fmt: skip
+        peak = max(answering.peak_mib, ranking.peak_mib)
+        return Ranked(name, ranks, {}, 0.0, answering.seconds + ranking.seconds, peak)
 
-    def _mixup(self, answers: Mapping[str, Generated]) -> dict[str, np.ndarray]:
-        return {
-            name: rank_answers(
-                answers, self.view.test_items, self.fitted["core"].core, self.titles, self.data.items, self.vectors,
-                self.settings.recommendations.mixup_n, available,
-            )
-            for name, available in self.data.candidates()
-        }  # fmt: skip
-
-    def _fused(self, answers: Mapping[str, Generated], answering_seconds: float) -> Ranked | None:
+    def _fused(self) -> Ranked | None:
         """Return the fusion's ranks; None where validation has too few examples to fit the ranker on."""
         with timed() as fit:
             sources = self._sources()
@@ -122,20 +123,33 @@ class Ours:
             except BadInputError as error:
                 self.run.text(str(error), f"{self.view.name}/no_ranker.txt")
                 return None
+        answers, answering = self._test_answers if ranker.uses_answers else ({}, None)
         with timed() as cost:
             ranks, lists = self._rankings(answers, sources, ranker)
-        peak = max(fit.peak_mib, cost.peak_mib)
-        return Ranked("ours", ranks, lists, fit.seconds, answering_seconds + cost.seconds, peak)
+        costs = [cost] if answering is None else [cost, answering]
+        peak = max(fit.peak_mib, *(part.peak_mib for part in costs))
+        return Ranked("ours", ranks, lists, fit.seconds, sum(part.seconds for part in costs), peak)
 
     def _ranker(self, sources: Sources) -> Ranker:
-        from ml.ranking.ranker import fit_ranker
+        from ml.ranking.stacking import fit_stacked
 
         chosen = self.settings.recommendations.ranker
         validation, answered = (
             self.view.sample(size, chosen.seed, "validation") for size in (chosen.examples, chosen.answered)
         )
         own = self._answers(answered) if answered.num_rows else {}
-        return fit_ranker(questions(self.settings, self.data.warehouse, validation, own, sources), chosen)
+        stacked = fit_stacked(questions(self.settings, self.data.warehouse, validation, own, sources), chosen)
+        if stacked.ranks_with:
+            gain = compare(stacked.ranks_with, stacked.ranks_without, self.settings.evaluation)
+            self.run.metric(f"{self.view.name}/answer_gain_ndcg", gain["ndcg"][0])
+        return stacked.ranker
+
+    @cached_property
+    def _test_answers(self) -> tuple[dict[str, Generated], Cost]:
+        """The language model's answers to the test examples, and what they cost."""
+        with timed() as cost:
+            answers = self._answers(self.view.test)
+        return answers, cost
 
     def _rankings(
         self, answers: Mapping[str, Generated], sources: Sources, ranker: Ranker

@@ -17,7 +17,10 @@ from ml.warehouse import Warehouse
 
 _READ_BY_ALL = ("sequences", "evaluation", "recommendations")
 _READ_BY_OURS = ("memory", "prompts", "generation", "title_encoder", "item_embeddings")
-_NOT_READ = {"splits", "actions", "more_systems", "baselines", "recformer", "ranker", "resamples", "confidence"}
+_NOT_READ = {
+    *("splits", "actions", "more_systems", "baselines", "recformer"),
+    *("mixup", "ranker", "resamples", "confidence"),
+}
 
 
 class Finished:
@@ -62,6 +65,7 @@ class Finished:
         own = {name: {k: v for k, v in dump[name].items() if k not in _NOT_READ} for name in _READ_BY_ALL}
         if system == "ours":
             own |= {name: dump[name] for name in _READ_BY_OURS} | {"ranker": dump["recommendations"]["ranker"]}
+            own["both_orders"] = {"mixup": dump["evaluation"]["mixup"]}
         elif system == "core":
             own["item_embeddings"] = dump["item_embeddings"]
         elif system in self.settings.evaluation.more_systems:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.ranking import asked_of_histories
-from ml.recommend.fusing import build_sources, category_items, counting_as_of
+from ml.recommend.fusing import Fusion, build_sources, category_items, counting_as_of
 from ml.recommend.generating import current_query
 from ml.recommend.serving import shelf_vectors
 from ml.settings import Settings
@@ -32,6 +32,7 @@ def fused_lists(
     generations: pa.Table,
     shelf: Shelf,
     models: ServingModels,
+    fusion: Fusion,
     bought: Mapping[str, set[str]],
 ) -> dict[str, Ranked]:
     """Return the lists of the customers in `chosen` (rows of `histories`), by user id.
@@ -41,8 +42,7 @@ def fused_lists(
     from ml.memory import memory_as_of
     from ml.ranking.fusion import best_items
 
-    assert models.fusion is not None  # the caller asks for fusion where there is a ranker
-    counted = counting_as_of(histories, models.fusion.counting.get(category))
+    counted = counting_as_of(histories, fusion.counting.get(category))
     if counted is None or not chosen.num_rows:
         return {}
     data, knn, markov = counted
@@ -54,10 +54,11 @@ def fused_lists(
     memory = memory_as_of(warehouse, warehouse.read("query_vectors"), settings.memory, day)
     known = sorted({query for query in queries if query})
     products = dict(zip(known, memory.lookup(category, known), strict=True)) if known else {}
-    asked = asked_of_histories(chosen, end_of_day(day, settings), queries, products, answers(generations))
+    said = answers(generations) if fusion.ranker.uses_answers else {}
+    asked = asked_of_histories(chosen, end_of_day(day, settings), queries, products, said)
     users = chosen["user_id"].to_pylist()
     excluded = [bought.get(user, set()) for user in users]
-    lists = best_items(asked, sources, models.fusion.ranker, settings.recommendations.k, excluded)
+    lists = best_items(asked, sources, fusion.ranker, settings.recommendations.k, excluded)
     return {
         user: [(item, "fusion", score) for item, score in items]
         for user, items in zip(users, lists, strict=True)

@@ -24,7 +24,8 @@ from ml.warehouse import Warehouse
 if TYPE_CHECKING:
     from ml.generation import Generated
     from ml.ranking import Asked
-    from ml.ranking.ranker import RankedExample, Ranker
+    from ml.ranking.ranker import Ranker
+    from ml.ranking.stacking import Questions
     from ml.recommend.fitting import TitleVectors
     from ml.registry import ModelRegistry
     from ml.retrieval import Core
@@ -51,6 +52,18 @@ class Fusion:
         from ml.ranking.ranker import Ranker
 
         return cls(Ranker.load(folder), json.loads((folder / _COUNTING).read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class FittedRanker:
+    """A saved ranker; how many validation purchases were asked about, and what their answers added to NDCG@10.
+
+    The gain comes with the ends of its interval; None where nothing was asked.
+    """
+
+    fitted: Fitted
+    answered: int
+    answer_gain: tuple[float, float, float] | None
 
 
 def item_texts(items: pa.Table) -> list[str]:
@@ -103,20 +116,21 @@ def examples_asked(
 
 def questions(
     settings: Settings, warehouse: Warehouse, examples: pa.Table, answers: Mapping[str, Generated], sources: Sources
-) -> list[RankedExample]:
-    """Return what a ranker is fitted on: every example without the model's answer, and again with it if there is one.
-
-    At night most customers have no answer: so the ranker learns to do without, and to use one.
-    """
+) -> Questions:
+    """Return what a ranker is fitted on: every example without the model's answer, and again with its answer if any."""
     from ml.ranking.fusion import ranked_examples
+    from ml.ranking.stacking import Questions
 
     asked = examples_asked(settings, warehouse, examples, {})
     targets = examples["target_item"].to_pylist()
-    for example, one, target in zip(examples["example_id"].to_pylist(), list(asked), list(targets), strict=True):
-        if example in answers:
-            asked.append(replace(one, answer=answers[example]))
-            targets.append(target)
-    return ranked_examples(asked, targets, sources)
+    answered = {
+        place: (replace(asked[place], answer=answers[example]), targets[place])
+        for place, example in enumerate(examples["example_id"].to_pylist())
+        if example in answers and answers[example].item_id is not None
+    }
+    both = list(answered.values())
+    again = ranked_examples([one for one, _ in both], [target for _, target in both], sources)
+    return Questions(ranked_examples(asked, targets, sources), dict(zip(answered, again, strict=True)))
 
 
 def fit_counting(examples: pa.Table) -> tuple[ItemSequences, ItemKNN, Markov]:
@@ -138,16 +152,17 @@ def fit_fusion(
     encoder: TitleVectors,
     core: Core,
     folder: Path,
-) -> Fitted:
+) -> FittedRanker:
     """Fit the ranker of one model partition on the temporal split's validation purchases and save it.
 
     They are shown as the night before saw them: a ranker of what happens within a visit leans on clicks and searches of
     the last minutes, which a night does not have (docs/log.md). `answers` are the language model's, by category and
     example_id. Raises BadInputError where there are too few.
     """
-    from ml.ranking.ranker import fit_ranker
+    from ml.evaluation import compare
+    from ml.ranking.stacking import Questions, fit_stacked
 
-    chosen: list[RankedExample] = []
+    asked = Questions()
     newest = ""
     counting: dict[str, dict[str, float]] = {}
     ranker = settings.recommendations.ranker
@@ -160,11 +175,14 @@ def fit_fusion(
         items = category_items(warehouse, category)
         vectors = encoded_titles(encoder, items["title"].to_pylist())
         sources = build_sources(items, vectors, encoder, core, knn, markov, data)
-        chosen += questions(settings, warehouse, sample, answers.get(category, {}), sources)
+        asked.extend(questions(settings, warehouse, sample, answers.get(category, {}), sources))
         newest = max([newest, *(day.isoformat() for day in sample["target_date"].to_pylist())])
         counting[category] = {name: getattr(knn, name) for name in _CHOSEN} | {"markov_self_weight": markov.self_weight}
-    Fusion(fit_ranker(chosen, ranker), counting).save(fresh(folder))
-    return Fitted(folder, "ranker", len(chosen), newest)
+    stacked = fit_stacked(asked, ranker)
+    Fusion(stacked.ranker, counting).save(fresh(folder))
+    fitted = Fitted(folder, "ranker", sum(example is not None for example in asked.plain), newest)
+    gain = compare(stacked.ranks_with, stacked.ranks_without, settings.evaluation) if stacked.ranks_with else {}
+    return FittedRanker(fitted, len(stacked.ranks_with), gain.get("ndcg"))
 
 
 def validation_nights(settings: Settings, examples: pa.Table, limit: int) -> pa.Table:

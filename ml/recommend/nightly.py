@@ -60,12 +60,14 @@ def night_lists(
     if not shelf.items:
         return NightLists(iter(()), customers)
     generations = warehouse.read("generations", date=day, category=category)
-    answered = answered_users(generations, shelf)
+    fusion = models.fusion if settings.recommendations.order == "fusion" else None
+    unheard = fusion is not None and not fusion.ranker.uses_answers  # what no list reads made no list
+    answered = set() if unheard else answered_users(generations, shelf)
     carried = carried_rows(previous_lists(warehouse, day, category), own, shelf, set(everyone) - answered, settings)
     carried_users = set(carried["user_id"].to_pylist()) if carried is not None else set()
     fresh = own.filter(~pc.field("user_id").isin(pa.array(sorted(carried_users), pa.string())))
-    if settings.recommendations.order == "fusion" and models.fusion is not None:
-        made = fused_lists(settings, warehouse, day, category, own, fresh, generations, shelf, models, bought)
+    if fusion is not None:
+        made = fused_lists(settings, warehouse, day, category, own, fresh, generations, shelf, models, fusion, bought)
     else:
         made = mixup_night(settings, fresh, generations, answered, shelf, models, bought)
     customers["carried"] = len(carried_users)

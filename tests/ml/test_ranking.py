@@ -14,10 +14,11 @@ from ml.errors import BadInputError, HemlineError
 from ml.evaluation.references import ItemKNN, Markov
 from ml.generation import Generated
 from ml.ranking import Asked, Sources, asked_of_examples
-from ml.ranking.features import FEATURES
+from ml.ranking.features import ANSWER_FEATURES, FEATURES
 from ml.ranking.fusion import Ranking, best_items, candidates, ranked_examples, rankings
 from ml.ranking.ranker import RankedExample, Ranker, fit_ranker
 from ml.ranking.sources import best
+from ml.ranking.stacking import Questions, fit_stacked
 from ml.retrieval.core_model import Core, CoreNetwork
 from ml.sequences import ItemSequences
 from ml.settings import RankerSettings
@@ -84,21 +85,28 @@ def test_features_have_names_and_are_finite(sources):
     for one in (_asked(), _asked(**FULL), _asked(items=[], bought=[], ages=[]), _asked(items=["unknown"] * 4)):
         [found] = candidates([one], sources, "")
         assert found.features.shape == (len(found.rows), len(FEATURES))
+        assert (found.answer is None) == (one.answer is None)
         assert found.features.dtype == np.float32
         assert np.isfinite(found.features).all()
 
 
 def test_what_the_model_said_is_described(sources):
     [found] = candidates([_asked(**FULL)], sources, "")
-    named = dict(zip([sources.items[row] for row in found.rows], found.features, strict=True))
-    column = {name: place for place, name in enumerate(FEATURES)}
+    named = dict(zip([sources.items[row] for row in found.rows], found.answer, strict=True))
+    column = {name: place for place, name in enumerate(ANSWER_FEATURES)}
     assert named["item-058"][column["answer"]] == 1
     assert named["item-059"][column["answer"]] == 0
     likelihoods = [named[item][column["answer_likelihood"]] for item in ("item-058", "item-059", "item-055")]
     assert likelihoods == sorted(likelihoods, reverse=True)
     [without] = candidates([_asked(query="shirt blue", memory=FULL["memory"])], sources, "")
-    answer_columns = [column[name] for name in FEATURES if name.startswith("answer") or name == "has_answer"]
-    assert not without.features[:, answer_columns].any()
+    assert without.answer is None
+    place_of = {row: place for place, row in enumerate(found.rows)}
+    shared = [(place, place_of[row]) for place, row in enumerate(without.rows) if row in place_of]
+    said_nothing, said = (np.array(places) for places in zip(*shared, strict=True))
+    assert len(shared) == len(without.rows), "an answer takes no candidate away"
+    unranked = [place for place, name in enumerate(FEATURES) if not name.endswith("_rank")]
+    a, b = without.features[said_nothing], found.features[said]
+    np.testing.assert_allclose(a[:, unranked], b[:, unranked], atol=1e-5)
 
 
 def test_others_in_the_block_change_nothing(sources, monkeypatch):
@@ -171,7 +179,8 @@ def test_fusion_beats_chance_end_to_end(sources):
     """Customers buy the memory's first product: no other source knows, the ranker finds out which to trust."""
     asked = [_asked(seed, memory=[ITEMS[seed % 60], ITEMS[(7 * seed) % 60]]) for seed in range(120)]
     targets = [one.memory[0] for one in asked]
-    ranker = fit_ranker(ranked_examples(asked[:90], targets[:90], sources), OPTIONS)
+    known = [example for example in ranked_examples(asked[:90], targets[:90], sources) if example is not None]
+    ranker = fit_ranker(known, OPTIONS)
     lists = list(best_items(asked[90:], sources, ranker, 3, [set()] * 30))
     assert np.mean([target == items[0][0] for target, items in zip(targets[90:], lists, strict=True)]) > 0.8
     without = list(best_items(asked[90:], sources, ranker, 3, [{target} for target in targets[90:]]))
@@ -183,6 +192,68 @@ def test_fusion_beats_chance_end_to_end(sources):
     ]
     listed = [target in dict(items) for target, items in zip(targets[90:], lists, strict=True)]
     assert [rank <= 3 for rank in ranks] == listed
+
+
+def _answered(count, told, seed=0):
+    """Questions that features say nothing of; the answer's first feature names the bought item where it is `told`."""
+    generator = np.random.default_rng(seed)
+    questions = Questions()
+    for place in range(count):
+        features = generator.normal(size=(20, len(FEATURES))).astype(np.float32)
+        answer = generator.normal(size=(20, len(ANSWER_FEATURES))).astype(np.float32)
+        target = int(generator.integers(20))
+        if told:
+            answer[target, 0] += 4
+        questions.plain.append(RankedExample(features, target))
+        questions.answered[place] = RankedExample(features, target, answer)
+    return questions
+
+
+def test_answers_that_tell_are_used_and_others_do_no_harm():
+    telling, silent = (fit_stacked(_answered(60, told), OPTIONS) for told in (True, False))
+    assert telling.ranker.uses_answers
+    first = [np.mean(np.array(ranks) == 1) for ranks in (telling.ranks_with, telling.ranks_without)]
+    assert first[0] > 0.6 > first[1] + 0.3, "chance: 0.05"
+    weights = [abs(one.ranker.answers.get_buffer("weights").numpy()) for one in (telling, silent)]
+    assert weights[0].argmax() == 0
+    assert weights[1].max() < weights[0][0] / 5
+    fresh = _answered(100, False, seed=9)
+    features = [example.features for example in fresh.plain]
+    said = [fresh.answered[place].answer for place in range(100)]
+    ranks = [
+        np.mean([(scores >= scores[example.target]).sum() for scores, example in zip(found, fresh.plain, strict=True)])
+        for found in (silent.ranker.scores_of(features), silent.ranker.scores_of(features, said))
+    ]
+    assert abs(ranks[0] - ranks[1]) < 1.5
+
+
+def test_customers_without_an_answer_are_ranked_as_if_nobody_had_one(tmp_path):
+    questions = _answered(60, True)
+    stacked = fit_stacked(questions, OPTIONS).ranker
+    alone = fit_stacked(Questions(questions.plain), OPTIONS)
+    assert not alone.ranker.uses_answers
+    assert alone.ranks_with == alone.ranks_without == []
+    features = questions.plain[0].features
+    assert stacked.scores(features).tolist() == alone.ranker.scores(features).tolist()
+    stacked.save(tmp_path)
+    answer = questions.answered[0].answer
+    [kept] = Ranker.load(tmp_path).scores_of([features], [answer])
+    assert kept.tolist() == stacked.scores_of([features], [answer])[0].tolist() != stacked.scores(features).tolist()
+
+
+def test_a_bought_item_that_nobody_proposed_is_no_candidate():
+    questions = _answered(30, True)
+    questions.plain[3] = questions.answered[4] = None
+    stacked = fit_stacked(questions, OPTIONS)
+    assert np.isnan(stacked.ranks_without[3]) and not np.isnan(stacked.ranks_with[3]), "the answer proposed it"
+    assert np.isnan(stacked.ranks_with[4])
+
+
+def test_the_questions_of_two_categories_keep_their_answers():
+    first, second = _answered(4, True), _answered(3, True, seed=1)
+    expected = [*first.answered.values(), *second.answered.values()]
+    first.extend(second)
+    assert [first.answered[place] for place in range(7)] == expected
 
 
 scores_of = st.lists(st.integers(-3, 3), min_size=1, max_size=12)

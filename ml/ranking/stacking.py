@@ -1,0 +1,126 @@
+"""What the language model's answers add to the ranker: a few weights on top of it, fitted where its scores are honest.
+
+Stacking (Wolpert, Neural Networks 1992): few validation purchases can be asked about, as every answer costs seconds. A
+network that reads answers beside everything else learns its few examples by heart and gets worse for everybody
+(docs/log.md). So the ranker is fitted without answers on all validation purchases, and the weights of the answers on
+scores of rankers that have not seen the purchase in question, held near zero: answers that say nothing weigh nothing.
+Imports torch: import it inside functions only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from ml.ranking.ranker import AnswerWeights, RankedExample, Ranker, fit_ranker
+from ml.settings import RankerSettings
+
+FOLDS = 5
+PENALTY = 0.03
+"""Of the squared weights; from 0.001 to 0.1 made no difference that could be told (docs/log.md)."""
+
+
+@dataclass
+class Questions:
+    """Validation purchases as questions, None where the bought item is no candidate.
+
+    `answered` are those of `plain`, by place, that the language model was asked about too.
+    """
+
+    plain: list[RankedExample | None] = field(default_factory=list)
+    answered: dict[int, RankedExample | None] = field(default_factory=dict)
+
+    def extend(self, others: Questions) -> None:
+        """Add the questions of another category."""
+        start = len(self.plain)
+        self.plain += others.plain
+        self.answered |= {start + place: example for place, example in others.answered.items()}
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """The ranker, and the bought item's rank in the answered questions, by rankers that have not seen it.
+
+    NaN where it is no candidate; both empty where no answer could be used.
+    """
+
+    ranker: Ranker
+    ranks_with: list[float]
+    ranks_without: list[float]
+
+
+def fit_stacked(questions: Questions, settings: RankerSettings) -> Stacked:
+    """Fit the ranker on all questions, then the weights of the answers; raises as `fit_ranker` does."""
+    ranker = fit_ranker([example for example in questions.plain if example is not None], settings)
+    if not any(questions.answered.values()):
+        return Stacked(ranker, [], [])
+    plain, answered = _unseen_scores(questions, settings)
+    ranks_with, ranks_without = [], []
+    for place, example in questions.answered.items():
+        ranks_without.append(_rank(plain.get(place), questions.plain[place]))
+        others = {p: scores for p, scores in answered.items() if p % FOLDS != place % FOLDS}
+        scores = answered.get(place)
+        if example is not None and scores is not None and others:
+            assert example.answer is not None
+            scores = scores + _fit_weights(others, questions.answered).scores(example.answer)
+        ranks_with.append(_rank(scores, example))
+    ranker.answers = _fit_weights(answered, questions.answered)
+    return Stacked(ranker, ranks_with, ranks_without)
+
+
+def _unseen_scores(
+    questions: Questions, settings: RankerSettings
+) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+    """Return the scores of the answered questions' candidates, without and with those that the answer brought."""
+    plain: dict[int, np.ndarray] = {}
+    answered: dict[int, np.ndarray] = {}
+    small = settings.model_copy(update={"min_examples": 1})
+    for fold in range(FOLDS):
+        asked = [place for place in questions.answered if place % FOLDS == fold]
+        known = [e for place, e in enumerate(questions.plain) if e is not None and place % FOLDS != fold]
+        if not asked or not known:
+            continue
+        ranker = fit_ranker(known, small)
+        for place in asked:
+            for scores, example in ((plain, questions.plain[place]), (answered, questions.answered[place])):
+                if example is not None:
+                    scores[place] = ranker.scores(example.features)
+    return plain, answered
+
+
+def _fit_weights(scores: Mapping[int, np.ndarray], examples: Mapping[int, RankedExample | None]) -> AnswerWeights:
+    """Return weights that make the bought item likelier among its candidates, behind the given scores."""
+    asked = [(base, example) for place, base in scores.items() if (example := examples[place]) is not None]
+    tables = [example.answer for _, example in asked if example.answer is not None]
+    result = AnswerWeights()
+    result.fit_scale(np.concatenate(tables))
+    described = _padded([result.scaled(table) for table in tables], 0.0)
+    base = _padded([torch.from_numpy(own) for own, _ in asked], -torch.inf)
+    targets = torch.tensor([example.target for _, example in asked])
+    weights = torch.zeros(described.shape[-1], requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=100)
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = nn.functional.cross_entropy(base + described @ weights, targets) + PENALTY * weights.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)  # pyright: ignore[reportArgumentType]  # torch types the closure's result as a float
+    result.get_buffer("weights").copy_(weights.detach())
+    return result
+
+
+def _padded(rows: Sequence[torch.Tensor], value: float) -> torch.Tensor:
+    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
+
+
+def _rank(scores: np.ndarray | None, example: RankedExample | None) -> float:
+    """Return the bought item's rank, ties against it."""
+    if scores is None or example is None:
+        return float("nan")
+    return float((scores >= scores[example.target]).sum())
