@@ -86,6 +86,47 @@ def cost_figure(costs: Sequence[Row], metrics: Sequence[Row], metric: str = "ndc
     return figure
 
 
+def zero_shot_figure(rows: Sequence[Row]) -> Figure:
+    """Return every system on every category that its models never saw: a panel per metric, with intervals."""
+    present = {row["system"] for row in rows}
+    lines = [(category, name) for category in dict.fromkeys(r["category"] for r in rows) for name in in_order(present)]
+    figure, panels = _panels(len(METRICS), len(lines))
+    for panel, metric in zip(panels, METRICS, strict=True):
+        own = {(row["category"], row["system"]): row for row in rows if row["metric"] == metric}
+        for place, line in enumerate(lines):
+            if line in own:
+                _interval(panel, own[line], place, _color(line[1]))
+        panel.set_title(metric_name(metric, next((row["k"] for row in own.values()), 0)), fontsize="medium")
+        panel.set_xlim(left=0)
+    _label(panels[0], [f"{_plain(category)}: {system_name(name, present)}" for category, name in lines])
+    return figure
+
+
+def share_figure(rows: Sequence[Row], metric: str = "ndcg") -> Figure:
+    """Return one metric by the share of the training sample, a line with its interval per system."""
+    present = {row["system"] for row in rows}
+    figure, (panel,) = _panels(1, 8)
+    for place, name in enumerate(in_order(present)):
+        own = sorted((r for r in rows if r["system"] == name and r["metric"] == metric), key=lambda r: r["share"])
+        shares = [row["share"] for row in own]
+        panel.plot(shares, [row["value"] for row in own], ".-", color=f"C{place}", label=system_name(name, present))
+        panel.fill_between(
+            shares, [row["low"] for row in own], [row["high"] for row in own], color=f"C{place}", alpha=0.15
+        )
+    shares = sorted({row["share"] for row in rows})
+    panel.set_xticks(shares, [f"{share:.0%}" for share in shares])
+    panel.set_xlabel("share of the training sample")
+    panel.set_ylabel(metric_name(metric, next((row["k"] for row in rows), 0)))
+    panel.set_ylim(bottom=0)
+    panel.legend(fontsize="small", frameon=False)
+    return figure
+
+
+def _plain(text: str) -> str:
+    """Return text as matplotlib shows it: dollars are dollars, not formulas."""
+    return text.replace("$", r"\$")
+
+
 def _group_order(row: Row) -> tuple[int, str]:
     """Histories by length; the other groups as they are named."""
     words = row["group"].split()

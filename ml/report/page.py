@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml.errors import BadInputError
-from ml.experiments import experiments
 from ml.files import write_file
 from ml.report.customers import customers
 from ml.report.figures import METRICS, breakdown_figure, cost_figure, differences_figure, systems_figure
 from ml.report.names import ACTIONS, SPLITS, in_order, metric_name, system_name
+from ml.report.studies import experiment_figures, experiment_rows
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 
@@ -47,7 +47,8 @@ def write_report(settings: Settings, warehouse: Warehouse, folder: Path) -> Path
     page = environment.get_template("page.html").render(
         categories=categories,
         realised=_realised(warehouse),
-        experiments=_experiments(settings, warehouse),
+        experiments=experiment_rows(settings, warehouse),
+        experiment_figures=_pictures(experiment_figures(settings, warehouse), folder),
         study=settings.experiments,
         first=days[0],
         last=days[-1],
@@ -94,10 +95,7 @@ def _view(
         "head": [metric_name(metric, metrics[0]["k"]) for metric in METRICS],
         "systems": _system_rows(metrics, differences, costs),
         "claim": _claim(metrics, differences),
-        "figures": [
-            {"title": title, "source": _picture(figure, folder / f"{stem}-{name}.png")}
-            for title, name, figure in figures
-        ],
+        "figures": _pictures([(title, f"{stem}-{name}", figure) for title, name, figure in figures], folder),
         "customers": customers(warehouse, category, *view),
     }
 
@@ -152,24 +150,9 @@ def _realised(warehouse: Warehouse) -> list[dict[str, Any]]:
     ]
 
 
-def _experiments(settings: Settings, warehouse: Warehouse) -> list[dict[str, Any]]:
-    """Return every experiment in the order they are run; one that has no rows yet says how to make them."""
-    listed = []
-    for experiment in experiments(settings):
-        rows = warehouse.read("experiment_metrics", experiment=experiment.name).to_pylist()
-        present = {row["system"] for row in rows}
-        cells = {(row["system"], row["metric"]): row for row in rows}
-        listed.append(
-            {
-                "name": experiment.name,
-                "question": experiment.question,
-                "systems": [
-                    {"name": system_name(name, present), "cells": [cells[name, metric] for metric in METRICS]}
-                    for name in in_order(present)
-                ],
-            }
-        )
-    return listed
+def _pictures(figures: Sequence[tuple[str, str, Figure]], folder: Path) -> list[dict[str, str]]:
+    """Return what the page shows of (title, file name, figure)."""
+    return [{"title": title, "source": _picture(figure, folder / f"{name}.png")} for title, name, figure in figures]
 
 
 def _picture(figure: Figure, file: Path) -> str:

@@ -9,6 +9,7 @@ import pytest
 from ml.errors import BadInputError
 from ml.evaluation import breakdown_rows, difference_rows, evaluation_rows, rank_rows
 from ml.report import write_report
+from ml.report.figures import METRICS
 from ml.settings import Settings
 from ml.tables import TABLES
 from ml.warehouse import Warehouse
@@ -116,6 +117,27 @@ def test_a_lead_is_claimed_only_where_its_interval_is_above_zero(settings, evalu
         if (r["system"], r["metric"], r["split"], r["candidates"]) == ("new_system", "mrr", "temporal", "catalogue")
     )  # fmt: skip
     assert ("in MRR ours leads new_system" in claim) == (lead["low"] > 0)
+
+
+def test_experiments_that_ran_have_their_rows_and_the_papers_figures(settings, evaluated, tmp_path):
+    settings = settings.model_copy(update={"categories": [*settings.categories, "Bags $a$"]})
+    common = {"question": "?", "k": 10, "low": 0.1, "high": 0.3, "examples": 4, "changes": "{}"}
+    common |= {"made_from": "x", "code_version": "1", "run_id": "run"}
+    for name, kind, systems in [
+        ("base", "ablation", ("ours_mixup", "recformer_queries")),
+        ("low_resource_0.5", "low_resource", ("ours_mixup", "recformer_queries")),
+        ("zero_shot_Bags $a$", "zero_shot", ("ours_mixup", "recformer_queries")),
+    ]:
+        own = {**common, "kind": kind}
+        metrics = [
+            {**own, "system": system, "metric": metric, "value": 0.2} for system in systems for metric in METRICS
+        ]
+        evaluated.publish("experiment_metrics", rows("experiment_metrics", *metrics), experiment=name)
+    text = write_report(settings, evaluated, tmp_path).read_text()
+    assert {"experiments-zero_shot.png", "experiments-low_resource.png"} <= {p.name for p in tmp_path.glob("*.png")}
+    assert "figure 5" in text and "figure 6" in text
+    assert text.count("<td>Recformer with queries</td>") == 3
+    assert 'hemline experiments "low_resource_0.25"' in text and 'hemline experiments "low_resource_0.5"' not in text
 
 
 def test_before_any_evaluation_the_report_says_what_to_run(settings, tmp_path):
