@@ -439,7 +439,7 @@ _ALL = [
         [
             Column("kind", S, "ablation, zero_shot or low_resource."),
             Column("question", S, "What the experiment asks."),
-            Column("system", S, "ours_mixup or core."),
+            Column("system", S, "ours_mixup, core or recformer_queries."),
             *_METRIC,
             *_interval("The mean over the test examples."),
             Column("difference", F64, "This experiment minus `base`, of the same system and examples.", False),
@@ -460,7 +460,7 @@ _ALL = [
         "the rank one system gave one test example's target in one experiment",
         [
             Column("example_id", S, "The purchase's event_id."),
-            Column("system", S, "ours_mixup or core."),
+            Column("system", S, "ours_mixup, core or recformer_queries."),
             Column("rank", I64, "1-based rank among the category's catalogue; null where it never ranks.", False),
         ],
         levels=("experiment",),

@@ -21,7 +21,10 @@ def made_from(settings: Settings, warehouse: Warehouse, experiment: Experiment) 
         *(warehouse.content("training_sequences", category=category) for category in categories),
         *(warehouse.content(table) for table in ("catalog", "query_daily", "query_vectors", "item_codes")),
     ]
-    evaluation = {name: dump["evaluation"][name] for name in ("k", "resamples", "confidence", "seed")}
+    read = ["k", "resamples", "confidence", "seed"]
+    if "recformer_queries" in settings.experiments.systems:
+        read.append("recformer")
+    evaluation = {name: dump["evaluation"][name] for name in read}
     chosen = {**{name: dump[name] for name in _SECTIONS}, "evaluation": evaluation, "seed": dump["seed"]}
     what = [repr(experiment), chosen, tables, code_fingerprint()]
     return hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=12).hexdigest()

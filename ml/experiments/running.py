@@ -99,12 +99,27 @@ class _Work:
         shown = item_examples(self.test)
         core = self._core()
         assert core.core is not None
-        own = self._own(shown, core.core)
-        ranks = {OURS: dict(zip(shown.example_ids, own, strict=True))}
-        if not self.experiment.category:
-            by_core = rank_targets(core, shown, self.items["item_id"].to_pylist())
-            ranks["core"] = dict(zip(shown.example_ids, by_core, strict=True))
-        return ranks
+        ranks = {OURS: self._own(shown, core.core)}
+        wanted = self.settings.experiments.systems
+        if "core" in wanted and not self.experiment.category:
+            ranks["core"] = rank_targets(core, shown, self.items["item_id"].to_pylist())
+        if "recformer_queries" in wanted and (self.experiment.name == BASE or self.experiment.kind != "ablation"):
+            ranks["recformer_queries"] = self._recformer()
+        return {system: dict(zip(shown.example_ids, own, strict=True)) for system, own in ranks.items()}
+
+    def _recformer(self) -> np.ndarray:
+        """Return Recformer's ranks, fitted on the share of the source's training part alone.
+
+        It reads text: the items of another category are encoded by weights that never saw one.
+        """
+        from ml.baselines.recformer import Recformer, RowSystem
+
+        listed = [category_items(self.warehouse, name) for name in sorted({self.source, self.category})]
+        recformer = Recformer(self.settings.evaluation.recformer, pa.concat_tables(listed), True, self.run)
+        validation = part_of(self.examples, "temporal", "validation").filter(pc.field("eligible"))
+        recformer.fit_examples(self._share(self.examples), "temporal", validation)
+        rows = RowSystem(recformer, self.test)
+        return rank_targets(rows, rows.examples, self.items["item_id"].to_pylist())
 
     def _own(self, shown: ItemExamples, core: Core) -> np.ndarray:
         adapter, label = self._adapter()
