@@ -57,6 +57,7 @@ def ranker(
             "questions": fitted.examples,
             "questions_with_an_answer": ranked.answered,
             "answer_gain_ndcg": _with_interval(ranked.answer_gain),
+            "uses_answers": ranked.uses_answers,
             "fitted_until": fitted.fitted_until,
             **cost.metadata(),
         }

@@ -210,6 +210,10 @@ class RankerSettings(Section):
         ge=0,
         description="of these, how many the model is asked about, to weigh its answers; 0: lists do without it",
     )
+    use_answers: Literal["if_better", "always"] = Field(
+        default="if_better",
+        description="if_better: answers change lists only where they raise NDCG@10 of validation purchases",
+    )
     min_examples: Positive = Field(default=20, description="with fewer usable examples, lists are joined by the mixup")
     hidden: Positive = 32
     dropout: Share = 0.1
@@ -265,6 +269,11 @@ class ExperimentSettings(Section):
     category: str | None = Field(default=None, description="category whose models are asked about; None: the first")
     prompts: Positive = Field(default=400, description="training prompts of every experiment's adapter")
     users: Positive = Field(default=1000, description="fixed test examples of every experiment")
+    systems: list[Literal["core", "recformer_queries"]] = Field(
+        default=["core"],
+        description="other systems beside ours: CORE knows no item of another category, so zero-shot is without it; "
+        "Recformer (sized by evaluation.recformer) takes long",
+    )
     shares: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         default=[0.1, 0.25, 0.5], description="low resource: shares of the training part (paper figure 6)"
     )

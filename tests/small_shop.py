@@ -45,7 +45,7 @@ _TINY: dict[str, Any] = {
     "prompts": {"max_train": 20, "max_validation": 4, "max_steps": 4, "max_memory_products": 3, "max_tokens": 600},
     "language_model": {"batch_size": 4, "learning_rate": 1e-3, "hard_epochs": 1},
     "generation": {"max_new_tokens": 12, "max_users": 12, "chunk_users": 4, "beams": 3, "candidates": 5},
-    "recommendations": {"ranker": {"min_examples": 3, "answered": 4, "epochs": 3}},
+    "recommendations": {"ranker": {"min_examples": 3, "answered": 4, "epochs": 3, "use_answers": "always"}},
     "title_encoder": {"epochs": 1, "dim": 16, "hidden": 16},
     "item_embeddings": {"epochs": 1, "dim": 16, "layers": 1},
     "evaluation": {
@@ -55,7 +55,7 @@ _TINY: dict[str, Any] = {
         "baselines": {"epochs": 1, "dim": 16},
         "recformer": {"finetune_epochs": 1, "max_tokens": 48, "max_train": 20},
     },
-    "experiments": {"prompts": 8, "users": 6, "shares": [0.5]},
+    "experiments": {"prompts": 8, "users": 6, "shares": [0.5], "systems": ["core", "recformer_queries"]},
     "spark": {"master": "local[2]", "driver_memory": "1g", "shuffle_partitions": 2},
 }
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ml.evaluation.metrics import ndcg_at_k
 from ml.ranking.ranker import AnswerWeights, RankedExample, Ranker, fit_ranker
 from ml.settings import RankerSettings
 
@@ -54,7 +55,9 @@ class Stacked:
 
 
 def fit_stacked(questions: Questions, settings: RankerSettings) -> Stacked:
-    """Fit the ranker on all questions, then the weights of the answers; raises as `fit_ranker` does."""
+    """Fit the ranker on all questions, then the weights of the answers, kept where they raise NDCG@10 of purchases
+    that neither has seen, or always (`use_answers`); raises as `fit_ranker` does.
+    """
     ranker = fit_ranker([example for example in questions.plain if example is not None], settings)
     if not any(questions.answered.values()):
         return Stacked(ranker, [], [])
@@ -68,7 +71,9 @@ def fit_stacked(questions: Questions, settings: RankerSettings) -> Stacked:
             assert example.answer is not None
             scores = scores + _fit_weights(others, questions.answered).scores(example.answer)
         ranks_with.append(_rank(scores, example))
-    ranker.answers = _fit_weights(answered, questions.answered)
+    gain = ndcg_at_k(ranks_with, 10).mean() - ndcg_at_k(ranks_without, 10).mean()
+    if settings.use_answers == "always" or gain > 0:
+        ranker.answers = _fit_weights(answered, questions.answered)
     return Stacked(ranker, ranks_with, ranks_without)
 
 

@@ -58,12 +58,13 @@ class Fusion:
 class FittedRanker:
     """A saved ranker; how many validation purchases were asked about, and what their answers added to NDCG@10.
 
-    The gain comes with the ends of its interval; None where nothing was asked.
+    The gain comes with the ends of its interval; None where nothing was asked. `uses_answers`: whether it was enough.
     """
 
     fitted: Fitted
     answered: int
     answer_gain: tuple[float, float, float] | None
+    uses_answers: bool
 
 
 def item_texts(items: pa.Table) -> list[str]:
@@ -182,7 +183,7 @@ def fit_fusion(
     Fusion(stacked.ranker, counting).save(fresh(folder))
     fitted = Fitted(folder, "ranker", sum(example is not None for example in asked.plain), newest)
     gain = compare(stacked.ranks_with, stacked.ranks_without, settings.evaluation) if stacked.ranks_with else {}
-    return FittedRanker(fitted, len(stacked.ranks_with), gain.get("ndcg"))
+    return FittedRanker(fitted, len(stacked.ranks_with), gain.get("ndcg"), stacked.ranker.uses_answers)
 
 
 def validation_nights(settings: Settings, examples: pa.Table, limit: int) -> pa.Table:

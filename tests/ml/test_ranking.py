@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml.errors import BadInputError, HemlineError
+from ml.evaluation.metrics import ndcg_at_k
 from ml.evaluation.references import ItemKNN, Markov
 from ml.generation import Generated
 from ml.ranking import Asked, Sources, asked_of_examples
@@ -27,6 +28,7 @@ from ml.tables import TABLES
 ITEMS = [f"item-{i:03}" for i in range(60)]
 COLOURS = ("red", "blue", "green")
 OPTIONS = RankerSettings(min_examples=5, epochs=40, patience=40, held_out_share=0.2)
+ALWAYS = OPTIONS.model_copy(update={"use_answers": "always"})
 
 
 class WordVectors:
@@ -210,7 +212,7 @@ def _answered(count, told, seed=0):
 
 
 def test_answers_that_tell_are_used_and_others_do_no_harm():
-    telling, silent = (fit_stacked(_answered(60, told), OPTIONS) for told in (True, False))
+    telling, silent = (fit_stacked(_answered(60, told), ALWAYS) for told in (True, False))
     assert telling.ranker.uses_answers
     first = [np.mean(np.array(ranks) == 1) for ranks in (telling.ranks_with, telling.ranks_without)]
     assert first[0] > 0.6 > first[1] + 0.3, "chance: 0.05"
@@ -225,6 +227,16 @@ def test_answers_that_tell_are_used_and_others_do_no_harm():
         for found in (silent.ranker.scores_of(features), silent.ranker.scores_of(features, said))
     ]
     assert abs(ranks[0] - ranks[1]) < 1.5
+
+
+def test_answers_are_used_where_they_raise_validation():
+    used = []
+    for questions in (_answered(40, True), *(_answered(40, False, seed) for seed in range(3))):
+        found = fit_stacked(questions, OPTIONS)
+        gain = np.mean(ndcg_at_k(found.ranks_with, 10)) - np.mean(ndcg_at_k(found.ranks_without, 10))
+        used.append(found.ranker.uses_answers)
+        assert used[-1] == (gain > 0)
+    assert used[0] and not all(used)
 
 
 def test_customers_without_an_answer_are_ranked_as_if_nobody_had_one(tmp_path):
