@@ -9,21 +9,23 @@ import pyarrow.compute as pc
 
 from assets.common import NightlyConfig, chosen_categories, scope_of, table_metadata
 from assets.plots import log_probabilities_figure, newest_days, plots, realised_figure, sources_figure
+from assets.tracking import fit_tags
 from ml.measure import timed
 from ml.registry import ModelRegistry
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 
 
+def _models(*names: str) -> list[dg.AssetDep]:
+    """Every partition of these models: which one serves a category is decided when it runs."""
+    return [dg.AssetDep(name, partition_mapping=dg.AllPartitionMapping()) for name in names]
+
+
 @dg.asset(
     group_name="recommendations",
     deps=[
-        "user_histories",
-        "item_codes",
-        "query_daily",
-        "query_vectors",
-        "catalog",
-        dg.AssetDep("adapter", partition_mapping=dg.AllPartitionMapping()),
+        *("user_histories", "item_codes", "query_daily", "query_vectors", "catalog", "base_model"),
+        *_models("adapter", "ranker"),
     ],
 )
 def generations(
@@ -36,21 +38,31 @@ def generations(
     """What the language model writes for the most active customers: an item of the shelf, and a title."""
     from ml.log import available_items
     from ml.memory import memory_as_of
-    from ml.recommend.generating import choose_users, write_night
-    from ml.recommend.serving import require_champion, shelf
+    from ml.recommend.generating import CategoryNight, choose_users
+    from ml.recommend.serving import answers_are_read, require_champion, shelf
 
     day = context.partition_key
     categories = chosen_categories(config, settings)
     with timed() as cost:
         histories = warehouse.read("user_histories", date=day)
-        chosen = choose_users(histories, categories, settings.generation.max_users)
         available = available_items(warehouse, day, settings.recommendations.available_days)
         memory = memory_as_of(warehouse, warehouse.read("query_vectors"), settings.memory, day)
+        nights, kept, waiting = {}, {}, []
+        for category in categories:
+            scope = scope_of(settings, warehouse, category)
+            adapter = require_champion(registry, "adapter", scope)
+            own = histories.filter(pc.field("category") == category)
+            if not answers_are_read(settings, registry, scope):
+                context.log.info(f"{category}: nobody is asked, the ranker of {scope!r} found answers of no use")
+                own = own.slice(0, 0)
+            items = shelf(settings, warehouse, day, category, available)
+            nights[category] = CategoryNight(settings, warehouse, day, category, own, items, memory, adapter)
+            kept[category] = nights[category].unchanged()
+            waiting.append(own.filter(~pc.field("user_id").isin(pa.array(sorted(kept[category]), pa.string()))))
+        chosen = choose_users(pa.concat_tables(waiting), categories, settings.generation.max_users)
         published, totals, seconds = [], Counter[str](), 0.0
         for category in categories:
-            adapter = require_champion(registry, "adapter", scope_of(settings, warehouse, category))
-            items = shelf(settings, warehouse, day, category, available)
-            night = write_night(settings, warehouse, day, category, chosen[category], items, memory, adapter)
+            night = nights[category].write(chosen[category], kept[category])
             published.append(warehouse.publish("generations", night.rows, date=day, category=category))
             totals.update(written=night.written, unchanged=night.kept, failed_closed=night.failed)
             seconds += night.seconds
@@ -72,11 +84,8 @@ def generations(
 @dg.asset(
     group_name="recommendations",
     deps=[
-        "generations",
-        "user_histories",
-        "catalog",
-        dg.AssetDep("title_index", partition_mapping=dg.AllPartitionMapping()),
-        dg.AssetDep("id_index", partition_mapping=dg.AllPartitionMapping()),
+        *("generations", "user_histories", "catalog", "query_daily", "query_vectors"),
+        *_models("title_encoder", "title_index", "item_embeddings", "id_index", "ranker"),
     ],
 )
 def recommendations(
@@ -86,7 +95,7 @@ def recommendations(
     warehouse: dg.ResourceParam[Warehouse],
     registry: dg.ResourceParam[ModelRegistry],
 ) -> dg.MaterializeResult:
-    """The best K items for every active customer, by mixup; checked whole before anyone can read them."""
+    """The best K items for every active customer; checked whole before anyone can read them."""
     from ml.log import available_items
     from ml.recommend.nightly import night_lists
     from ml.recommend.promises import promises
@@ -130,11 +139,11 @@ def recommendations(
 )
 def realised(
     context: dg.AssetExecutionContext,
-    config: NightlyConfig,
     settings: dg.ResourceParam[Settings],
     warehouse: dg.ResourceParam[Warehouse],
+    registry: dg.ResourceParam[ModelRegistry],
 ) -> dg.MaterializeResult:
-    """How the table published for the day before did against what was bought on this day."""
+    """How the tables published for the day before did against what was bought on this day, category by category."""
     from ml.evaluation import realised as realised_rows
     from ml.tables import TABLES
 
@@ -144,7 +153,7 @@ def realised(
         events = warehouse.read("interactions", ["user_id", "item_id", "action", "category"], date=day)
         bought = events.filter(pc.field("action") == "purchase")
         parts = [TABLES["realised"].schema.empty_table()]
-        for category in chosen_categories(config, settings):
+        for category in settings.categories:
             if not warehouse.exists("recommendations", date=yesterday, category=category):
                 context.log.info(f"{category}: no table was published for {yesterday}, so nothing can be scored")
                 continue
@@ -156,7 +165,15 @@ def realised(
     days = newest_days(warehouse.days("realised"), day)
     history = pa.concat_tables([_with_date(warehouse.read("realised", date=shown), shown) for shown in days])
     recall = plots(recall_by_day=realised_figure(history, settings.recommendations.k))
-    return dg.MaterializeResult(metadata={**table_metadata([published], rows, cost), **recall})
+    values = {
+        f"{row['category']}/{row['metric']}": row["value"]
+        for row in rows.to_pylist()
+        if row["source"] == "all" and row["value"] is not None
+    }
+    if values:
+        with registry.run("realised", "all", tags=fit_tags(context, day, yesterday), params={"date": day}) as run:
+            run.metrics(values)
+    return dg.MaterializeResult(metadata={**table_metadata([published], rows, cost), **values, **recall})
 
 
 def _with_date(rows: pa.Table, day: str) -> pa.Table:

@@ -305,7 +305,7 @@ _ALL = [
             Column("log_probability", F64, "Log-probability of the item's code.", False),
             Column("parsed", B, "Whether the code named an available item."),
             Column("candidates", pa.list_(CANDIDATE), "The items its beam search found, best first; may be empty."),
-            Column("prompt_hash", S, "Hash of prompt, model and catalogue: unchanged means nothing to do."),
+            Column("prompt_hash", S, "Hash of prompt, model and generation settings: unchanged means nothing to do."),
             Column("model_version", S, "Registered version of the adapter that wrote it."),
             Column("generated_on", S, "Day it was written; an older day means carried forward."),
         ],

@@ -21,7 +21,7 @@ from pipelines.run import Outcome, Runner, missing_ranges
 _TAKES_AS_OF = {
     "training_sequences", "prompts", "adapter", "title_encoder", "title_index", "item_embeddings", "id_index", "ranker",
 }  # fmt: skip
-_TAKES_CATEGORIES = ("generations", "recommendations", "realised")
+_TAKES_CATEGORIES = ("generations", "recommendations")
 
 
 def ingest(runner: Runner, until: str) -> list[Outcome]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +43,8 @@ class Night:
 def choose_users(histories: pa.Table, categories: Sequence[str], limit: int) -> dict[str, pa.Table]:
     """Return the histories the language model runs for: at most `limit` over all `categories`, most active first.
 
-    Ties: more item steps first, then category and user id, so that the choice does not depend on the row order.
+    `histories` are of customers without an answer that still holds. Ties: more item steps first, then category and
+    user id, so that the choice does not depend on the row order.
     """
     candidates = histories.filter((pc.field("item_steps") > 0) & pc.field("category").isin(list(categories)))
     chosen = candidates.sort_by(
@@ -68,71 +71,108 @@ def history_prompts(tools: PromptTools, histories: pa.Table, memory: QueryMemory
     ]
 
 
-def write_night(
-    settings: Settings,
-    warehouse: Warehouse,
-    day: str,
-    category: str,
-    histories: pa.Table,
-    shelf: Shelf,
-    memory: QueryMemory,
-    adapter: ModelVersion,
-) -> Night:
-    """Return tonight's `generations` of one category.
+@dataclass(frozen=True)
+class CategoryNight:
+    """What one category's answers of one night are made from; `histories` are those of the whole category."""
 
-    A customer whose prompt and model are those of the previous table, and whose item is still on the shelf, keeps the
-    old answer (`generated_on` says since when). The others' answers are generated, chunk by chunk; finished chunks
-    survive a killed run.
-    """
-    from time import perf_counter
+    settings: Settings
+    warehouse: Warehouse
+    day: str
+    category: str
+    histories: pa.Table
+    shelf: Shelf
+    memory: QueryMemory
+    adapter: ModelVersion
 
-    from ml.generation import candidate_rows
+    @cached_property
+    def tools(self) -> PromptTools:
+        """The category's prompt tools."""
+        return prompt_tools(self.settings, self.warehouse, [self.category])
 
-    started = perf_counter()
-    tools = prompt_tools(settings, warehouse, [category])
-    prompts = history_prompts(tools, histories, memory, category)
-    users = histories["user_id"].to_pylist()
-    hashes = [prompt_hash(ids, adapter) for ids in prompts]
-    previous = _previous_answers(warehouse, day, category)
-    kept = {
-        user: previous[user]
-        for user, key in zip(users, hashes, strict=True)
-        if user in previous and previous[user]["prompt_hash"] == key and previous[user]["item_id"] in shelf
-    }
-    new = [i for i, user in enumerate(users) if user not in kept]
-    answers = _generate(settings, tools, [prompts[i] for i in new], [users[i] for i in new], shelf, adapter, category)
-    rows = [
-        {
-            "user_id": users[i],
-            "item_id": a.item_id,
-            "title": a.title,
-            "log_probability": a.log_probability,
-            "parsed": a.parsed,
-            "candidates": candidate_rows(a),
-            "prompt_hash": hashes[i],
-            "model_version": adapter.version,
-            "generated_on": day,
-        }
-        for i, a in zip(new, answers, strict=True)
-    ]
-    table = pa.Table.from_pylist([*rows, *kept.values()], TABLES["generations"].schema).sort_by("user_id")
-    failed = sum(not a.parsed for a in answers)
-    return Night(table, len(new), len(kept), failed, perf_counter() - started)
+    def unchanged(self) -> dict[str, dict[str, Any]]:
+        """Return, by user id, the rows of the table before that still hold.
 
+        They do where prompt, model and settings are the same and the named item is still on the shelf.
+        """
+        previous = {user: row for user, row in self._previous().items() if row["item_id"] in self.shelf}
+        own = self.histories.filter(pc.field("user_id").isin(pa.array(sorted(previous), pa.string())))
+        if not own.num_rows:
+            return {}
+        hashes = dict(zip(own["user_id"].to_pylist(), map(self.prompt_hash, self._prompts(own)), strict=True))
+        return {user: previous[user] for user, key in hashes.items() if previous[user]["prompt_hash"] == key}
 
-def prompt_hash(ids: Sequence[int], adapter: ModelVersion) -> str:
-    """Return a hash of a prompt's tokens and the adapter that reads it."""
-    digest = hashlib.blake2b(f"{adapter.kind}/{adapter.scope}/{adapter.version}".encode(), digest_size=12)
-    digest.update(np.asarray(ids, np.int32).tobytes())
-    return digest.hexdigest()
+    def write(self, chosen: pa.Table, kept: Mapping[str, dict[str, Any]]) -> Night:
+        """Return tonight's `generations`: new answers for the histories `chosen`, and the rows `kept`.
 
+        Answers are generated chunk by chunk; finished chunks survive a killed run.
+        """
+        from time import perf_counter
 
-def _previous_answers(warehouse: Warehouse, day: str, category: str) -> dict[str, dict[str, Any]]:
-    earlier = [d for d in warehouse.days("generations") if d < day]
-    if not earlier or not warehouse.exists("generations", date=earlier[-1], category=category):
-        return {}
-    rows = warehouse.read("generations", TABLES["generations"].names, date=earlier[-1], category=category)
-    return {row["user_id"]: row for row in rows.to_pylist()}
+        from ml.generation import candidate_rows
+
+        started = perf_counter()
+        prompts = self._prompts(chosen) if chosen.num_rows else []
+        users = chosen["user_id"].to_pylist()
+        answers = self._generate(prompts, users)
+        rows = [
+            {
+                "user_id": user,
+                "item_id": answer.item_id,
+                "title": answer.title,
+                "log_probability": answer.log_probability,
+                "parsed": answer.parsed,
+                "candidates": candidate_rows(answer),
+                "prompt_hash": self.prompt_hash(prompt),
+                "model_version": self.adapter.version,
+                "generated_on": self.day,
+            }
+            for user, prompt, answer in zip(users, prompts, answers, strict=True)
+        ]
+        table = pa.Table.from_pylist([*rows, *kept.values()], TABLES["generations"].schema).sort_by("user_id")
+        failed = sum(not answer.parsed for answer in answers)
+        return Night(table, len(rows), len(kept), failed, perf_counter() - started)
+
+    def prompt_hash(self, ids: Sequence[int]) -> str:
+        """Return a hash of a prompt's tokens, the model that reads it and how it is read."""
+        adapter, model = self.adapter, self.settings.language_model
+        how = self.settings.generation.model_dump(exclude={"max_users", "chunk_users", "batch_size"})
+        read_by = [adapter.scope, adapter.version, model.base_model, model.revision, model.dtype, how]
+        digest = hashlib.blake2b(json.dumps(read_by, sort_keys=True).encode(), digest_size=12)
+        digest.update(np.asarray(ids, np.int32).tobytes())
+        return digest.hexdigest()
+
+    def _prompts(self, histories: pa.Table) -> list[list[int]]:
+        return history_prompts(self.tools, histories, self.memory, self.category)
+
+    def _previous(self) -> dict[str, dict[str, Any]]:
+        days = [d for d in self.warehouse.days("generations") if d < self.day]
+        if not days or not self.warehouse.exists("generations", date=days[-1], category=self.category):
+            return {}
+        names = TABLES["generations"].names
+        rows = self.warehouse.read("generations", names, date=days[-1], category=self.category)
+        return {row["user_id"]: row for row in rows.to_pylist()}
+
+    def _generate(self, prompts: list[list[int]], users: list[str]) -> list[Generated]:
+        if not prompts:
+            return []
+        from ml.generation import CodeTrie, generate_in_chunks
+        from ml.language_model import load_adapted_model
+
+        tools, settings, adapter = self.tools, self.settings, self.adapter
+        codes = tools.codes.filter(pc.field("item_id").isin(pa.array(self.shelf.items, pa.string())))
+        trie = CodeTrie.build(codes["code"], codes["item_id"].to_pylist())
+        return generate_in_chunks(
+            load_adapted_model(tools.model_folder, adapter.folder, settings.language_model),
+            tools.tokenizer,
+            prompts,
+            tools.builder.instruction_ids,
+            trie,
+            tools.builder.format,
+            settings.generation,
+            users,
+            settings.work_folder / "generations" / self.category.replace("/", "_"),
+            f"{tools.model_folder.name} {adapter.scope} {adapter.version} {settings.language_model.dtype}",
+        )
 
 
 def example_answers(settings: Settings, warehouse: Warehouse, adapter_folder: Path, prompts: pa.Table) -> str:
@@ -155,34 +195,3 @@ def example_answers(settings: Settings, warehouse: Warehouse, adapter_folder: Pa
         for bought, answer in zip(rows["response"].to_pylist(), answers, strict=True)
     ]
     return "\n".join(lines)
-
-
-def _generate(
-    settings: Settings,
-    tools: PromptTools,
-    prompts: list[list[int]],
-    users: list[str],
-    shelf: Shelf,
-    adapter: ModelVersion,
-    category: str,
-) -> list[Generated]:
-    if not prompts:
-        return []
-    from ml.generation import CodeTrie, generate_in_chunks
-    from ml.language_model import load_adapted_model
-
-    codes = tools.codes.filter(pc.field("item_id").isin(pa.array(shelf.items, pa.string())))
-    trie = CodeTrie.build(codes["code"], codes["item_id"].to_pylist())
-    model = load_adapted_model(tools.model_folder, adapter.folder, settings.language_model)
-    return generate_in_chunks(
-        model,
-        tools.tokenizer,
-        prompts,
-        tools.builder.instruction_ids,
-        trie,
-        tools.builder.format,
-        settings.generation,
-        users,
-        settings.work_folder / "generations" / category.replace("/", "_"),
-        f"{tools.model_folder.name} {adapter.scope} {adapter.version} {settings.language_model.dtype}",
-    )

@@ -31,6 +31,7 @@ class ServingModels:
     core_version: ModelVersion
     titles: TitleVectors
     title_index: VectorIndex
+    id_index: VectorIndex
     core: Core
     ranker_version: ModelVersion | None = None
     fusion: Fusion | None = None
@@ -45,25 +46,38 @@ class ServingModels:
 def load_serving_models(registry: ModelRegistry, scope: str) -> ServingModels:
     """Return the champions of `scope`; raises HemlineError naming the first that is missing.
 
+    An encoder is the one its index was made with: after a `train` that was cut short the two champions may differ.
     Without a ranker, lists are joined by the mixup.
     """
     from ml.recommend.fusing import Fusion
     from ml.retrieval import Core, VectorIndex
 
-    kinds = ("adapter", "title_encoder", "title_index", "item_embeddings")
-    found = {kind: require_champion(registry, kind, scope) for kind in kinds}
+    adapter, title_index, id_index = (
+        require_champion(registry, kind, scope) for kind in ("adapter", "title_index", "id_index")
+    )
+    titles = registry.version("title_encoder", scope, title_index.tags["title_encoder_version"])
+    core = registry.version("item_embeddings", scope, id_index.tags["item_embeddings_version"])
     ranker = registry.champion("ranker", scope)
     return ServingModels(
         scope,
-        found["adapter"],
-        found["title_encoder"],
-        found["item_embeddings"],
-        load_title_vectors(found["title_encoder"].folder),
-        VectorIndex.load(found["title_index"].folder),
-        Core.load(found["item_embeddings"].folder),
+        adapter,
+        titles,
+        core,
+        load_title_vectors(titles.folder),
+        VectorIndex.load(title_index.folder),
+        VectorIndex.load(id_index.folder),
+        Core.load(core.folder),
         ranker,
         None if ranker is None else Fusion.load(ranker.folder),
     )
+
+
+def answers_are_read(settings: Settings, registry: ModelRegistry, scope: str) -> bool:
+    """Whether tonight's lists of `scope` depend on the language model: not where its ranker found answers useless."""
+    from ml.recommend.fusing import Fusion
+
+    champion = registry.champion("ranker", scope) if settings.recommendations.order == "fusion" else None
+    return champion is None or Fusion.load(champion.folder).ranker.uses_answers
 
 
 def require_champion(registry: ModelRegistry, kind: str, scope: str) -> ModelVersion:
@@ -127,11 +141,9 @@ def night_id_index(models: ServingModels, shelf: Shelf, settings: Settings) -> V
     """Return an index of the shelf's items that CORE knows, or None if it knows none of them."""
     from ml.retrieval import VectorIndex
 
-    rows = {item: row for row, item in enumerate(models.core.items)}
-    known = [item for item in shelf.items if item in rows]
-    if not known:
-        return None
-    return VectorIndex.build(known, models.core.item_embeddings[[rows[i] for i in known]], settings.index)
+    indexed = set(models.id_index.ids)
+    known = [item for item in shelf.items if item in indexed]
+    return VectorIndex.build(known, models.id_index.vectors_of(known), settings.index) if known else None
 
 
 def shelf_vectors(index: VectorIndex, items: Sequence[str], encode, shelf: Shelf) -> np.ndarray:  # noqa: ANN001

@@ -18,6 +18,7 @@ from small_shop import (
 )
 
 from pipelines import flows
+from pipelines.resources import model_registry
 from pipelines.run import Runner
 
 K = 10
@@ -65,8 +66,39 @@ def test_lists_say_how_and_by_which_models_they_were_made(shop, day):
         assert all(v is None for v in versions) if row["source"] == "popular" else None not in versions
         assert row["fitted_until"] is None or row["fitted_until"] <= AS_OF
         assert not row["model_from_future"] and row["listed_on"] <= day
-    writers = {row["user_id"] for c in CATEGORIES for row in shop.rows("generations", date=day, category=c)}
-    assert 0 < len(writers) <= shop.settings.generation.max_users
+    written = [row for c in CATEGORIES for row in shop.rows("generations", date=day, category=c)]
+    assert 0 < sum(row["generated_on"] == day for row in written) <= shop.settings.generation.max_users
+
+
+def test_an_answer_that_holds_is_kept_and_takes_nobodys_place(shop):
+    eve, last = (
+        {(c, row["user_id"]): row for c in CATEGORIES for row in shop.rows("generations", date=day, category=c)}
+        for day in (EVE, LAST)
+    )
+    kept = {key for key, row in last.items() if row["generated_on"] == EVE}
+    assert kept and all(last[key] == eve[key] for key in kept)
+    active = {(row["category"], row["user_id"]) for row in shop.rows("interactions", date=LAST)}
+    assert not kept & active, "whoever did something is asked again"
+    assert len(last) - len(kept) == shop.settings.generation.max_users, "and others have their turn"
+
+
+def test_one_category_alone_leaves_the_others_as_they_were(shop, tmp_path):
+    own = shop.copy(tmp_path / "shop")
+    flows.nightly(Runner(own.settings), LAST, ["Footwear"])
+    assert own.rows("realised", date=LAST) == shop.rows("realised", date=LAST)
+    for category in ("Clothing", "Bags"):
+        before = shop.rows("recommendations", date=LAST, category=category)
+        assert own.rows("recommendations", date=LAST, category=category) == before
+
+
+def test_a_ranker_that_found_answers_useless_asks_nobody(shop, tmp_path):
+    own = shop.copy(tmp_path / "shop").change(recommendations={"ranker": {"min_examples": 3, "answered": 0}})
+    Runner(own.settings).run("fit", "all", flows.as_of_config("fit", AS_OF))
+    flows.nightly(Runner(own.settings), LAST)
+    assert own.rows("generations", date=LAST, category="Footwear") == []
+    assert own.rows("generations", date=LAST, category="Clothing"), "a category with models of its own asks on"
+    sources = Counter(row["source"] for row in own.rows("recommendations", date=LAST, category="Footwear"))
+    assert sources["retrieval"] and not sources["language_model"]
 
 
 def test_by_the_paper_a_language_model_list_begins_with_the_item_it_named(shop, tmp_path):
@@ -108,6 +140,10 @@ def test_yesterdays_lists_meet_todays_purchases(shop):
     assert recall["customers"] == len(bought & set(lists_of(shop, EVE, "Clothing")))
     assert 0 <= recall["low"] <= recall["value"] <= recall["high"] <= 1
     assert shop.rows("realised", date=EVE) == [], "nothing was published the day before"
+    registry = model_registry(shop.settings)
+    tracked = registry.client.search_runs([registry.experiment_id], "tags.kind = 'realised'")
+    assert [run.data.params["date"] for run in tracked] == [LAST]
+    assert tracked[0].data.metrics["Clothing/recall"] == pytest.approx(recall["value"])
 
 
 def test_ours_and_the_others_are_scored_on_every_view(shop):
