@@ -5,63 +5,88 @@ import dagster as dg
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 
+_DAY_TAGS = "dagster/asset_partition_range_end", "dagster/partition"
+"""Where a run says which day, or the last of which days, it makes."""
 
-@dg.asset_check(asset="recommendations", description="Ranks 1..K, no duplicates, K per customer, nothing from later.")
-def lists_keep_their_promises(
-    settings: dg.ResourceParam[Settings], warehouse: dg.ResourceParam[Warehouse]
-) -> dg.AssetCheckResult:
-    """Check the newest published day."""
-    from ml.recommend.promises import broken_promises
 
-    days = warehouse.days("recommendations")
-    broken: dict[str, int] = {}
-    for category in warehouse.level_values("recommendations", "category", date=days[-1]) if days else []:
-        folder = warehouse.folder("recommendations", date=days[-1], category=category)
-        for promise, count in broken_promises(folder, None, days[-1], None).items():
-            broken[f"{category}: {promise}"] = count
-    return dg.AssetCheckResult(
-        passed=bool(days) and not broken, metadata={"day": days[-1] if days else "none", **broken}
-    )
+def checked_day(context: dg.AssetCheckExecutionContext, warehouse: Warehouse, table: str) -> str | None:
+    """Return the day of this run if it is published (of a range, its last), else the newest published day."""
+    days = warehouse.days(table)
+    own = next((context.run.tags[tag] for tag in _DAY_TAGS if tag in context.run.tags), None)
+    return own if own in days else days[-1] if days else None
 
 
 @dg.asset_check(
     asset="recommendations",
-    description="Every customer active on the newest day has a list in every category with an available item.",
+    description="K items per customer, ranks 1..K, no duplicates, every item available on the day, nothing from later.",
+)
+def lists_keep_their_promises(
+    context: dg.AssetCheckExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    warehouse: dg.ResourceParam[Warehouse],
+) -> dg.AssetCheckResult:
+    """Look at every category of the run's day."""
+    from ml.log import available_items
+    from ml.recommend.promises import broken_promises, list_length
+    from ml.recommend.serving import shelf
+
+    day = checked_day(context, warehouse, "recommendations")
+    if day is None:
+        return dg.AssetCheckResult(passed=False, metadata={"day": "none"})
+    available = available_items(warehouse, day, settings.recommendations.available_days)
+    broken: dict[str, int] = {}
+    for category in warehouse.level_values("recommendations", "category", date=day):
+        items = shelf(settings, warehouse, day, category, available)
+        folder = warehouse.folder("recommendations", date=day, category=category)
+        for promise, count in broken_promises(folder, items, day, list_length(settings, items)).items():
+            broken[f"{category}: {promise}"] = count
+    return dg.AssetCheckResult(passed=not broken, metadata={"day": day, **broken})
+
+
+@dg.asset_check(
+    asset="recommendations",
+    description="Every customer active on the day has a list in every category with an available item.",
 )
 def every_active_customer_has_a_list(
-    settings: dg.ResourceParam[Settings], warehouse: dg.ResourceParam[Warehouse]
+    context: dg.AssetCheckExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    warehouse: dg.ResourceParam[Warehouse],
 ) -> dg.AssetCheckResult:
-    """Compare the customers of the newest day's histories with those of each category's lists."""
+    """Compare the customers of the day's histories with those of each category's lists."""
     from ml.log import available_items
 
-    days = warehouse.days("recommendations")
-    if not days:
+    day = checked_day(context, warehouse, "recommendations")
+    if day is None:
         return dg.AssetCheckResult(passed=False, metadata={"day": "none"})
-    active = set(warehouse.read("user_histories", ["user_id"], date=days[-1])["user_id"].to_pylist())
-    available = available_items(warehouse, days[-1], settings.recommendations.available_days)
+    active = set(warehouse.read("user_histories", ["user_id"], date=day)["user_id"].to_pylist())
+    available = available_items(warehouse, day, settings.recommendations.available_days)
     missing = {}
-    for category in warehouse.level_values("recommendations", "category", date=days[-1]):
+    for category in warehouse.level_values("recommendations", "category", date=day):
         if not available.get(category):
             continue
-        rows = warehouse.read("recommendations", ["user_id"], date=days[-1], category=category)
+        rows = warehouse.read("recommendations", ["user_id"], date=day, category=category)
         missing[category] = len(active - set(rows["user_id"].to_pylist()))
     return dg.AssetCheckResult(
-        passed=not any(missing.values()), metadata={"day": days[-1], **{f"missing {c}": n for c, n in missing.items()}}
+        passed=not any(missing.values()), metadata={"day": day, **{f"missing {c}": n for c, n in missing.items()}}
     )
 
 
-@dg.asset_check(asset="interactions", description="The newest day holds only events of that day, each once.")
+@dg.asset_check(asset="interactions", description="The day holds only events of that day, each once.")
 def events_belong_to_their_day(
-    settings: dg.ResourceParam[Settings], warehouse: dg.ResourceParam[Warehouse]
+    context: dg.AssetCheckExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    warehouse: dg.ResourceParam[Warehouse],
 ) -> dg.AssetCheckResult:
     """Look for events of other days and repeated ids."""
-    days = warehouse.days("interactions")
-    rows = warehouse.read("interactions", ["event_id", "event_time"], date=days[-1])
+    day = checked_day(context, warehouse, "interactions")
+    if day is None:
+        return dg.AssetCheckResult(passed=False, metadata={"day": "none"})
+    rows = warehouse.read("interactions", ["event_id", "event_time"], date=day)
     zone = settings.log.zone
-    strays = sum(t.astimezone(zone).date().isoformat() != days[-1] for t in rows["event_time"].to_pylist())
+    strays = sum(t.astimezone(zone).date().isoformat() != day for t in rows["event_time"].to_pylist())
     repeated = rows.num_rows - len(set(rows["event_id"].to_pylist()))
     return dg.AssetCheckResult(
-        passed=not strays and not repeated, metadata={"day": days[-1], "strays": strays, "repeated": repeated}
+        passed=not strays and not repeated, metadata={"day": day, "strays": strays, "repeated": repeated}
     )
 
 

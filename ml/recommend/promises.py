@@ -31,10 +31,10 @@ def promises(settings: Settings, shelf: Shelf, day: str) -> list[Callable[[Path]
     return [lambda folder: check_promises(folder, settings, shelf, day)]
 
 
-def broken_promises(folder: Path, shelf: Shelf | None, day: str, k: int | None) -> dict[str, int]:
+def broken_promises(folder: Path, shelf: Shelf, day: str, k: int | None) -> dict[str, int]:
     """Return how many rows or customers break each promise; only broken ones are in the result.
 
-    Without `shelf` availability is not looked at, without `k` the length of lists is not.
+    Without `k` the length of lists is not looked at.
     """
     import duckdb
     import pyarrow as pa
@@ -43,11 +43,9 @@ def broken_promises(folder: Path, shelf: Shelf | None, day: str, k: int | None) 
         connection.execute(
             f"CREATE VIEW rows AS SELECT * FROM read_parquet('{_quoted(folder)}/*.parquet', hive_partitioning=false)"
         )
-        connection.register("shelf", pa.table({"item_id": pa.array(shelf.items if shelf else [], pa.string())}))
+        connection.register("shelf", pa.table({"item_id": pa.array(shelf.items, pa.string())}))
         counts = {}
         for promise, query in _QUERIES.items():
-            if "shelf" in query and shelf is None:
-                continue
             row = connection.execute(query, {"day": day} if "$day" in query else {}).fetchone()
             counts[promise] = row[0] if row else 0
         if k is not None:
@@ -58,11 +56,14 @@ def broken_promises(folder: Path, shelf: Shelf | None, day: str, k: int | None) 
     return {promise: count for promise, count in counts.items() if count}
 
 
+def list_length(settings: Settings, shelf: Shelf) -> int | None:
+    """Return how many items every list has; None where it depends on what the customer bought."""
+    return None if settings.recommendations.exclude_bought else min(settings.recommendations.k, len(shelf.items))
+
+
 def check_promises(folder: Path, settings: Settings, shelf: Shelf, day: str) -> None:
     """Raise HemlineError naming every broken promise of a staged partition."""
-    excludes = settings.recommendations.exclude_bought
-    k = None if excludes else min(settings.recommendations.k, len(shelf.items))
-    broken = broken_promises(folder, shelf, day, k)
+    broken = broken_promises(folder, shelf, day, list_length(settings, shelf))
     if broken:
         found = "; ".join(f"{promise}: {count}" for promise, count in broken.items())
         raise HemlineError(f"recommendations of {day} are not published, the table before stays: {found}")
