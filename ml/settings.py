@@ -5,6 +5,7 @@ A default that comes from the paper names its section; the others say why they a
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
@@ -330,6 +331,22 @@ class Settings(Section):
     def work_folder(self) -> Path:
         """Where unfinished work (checkpoints, finished chunks) is kept between tries."""
         return self.home / "work"
+
+    @field_validator("raw_log", "catalog", "warehouse", "home", "report", mode="before")
+    @classmethod
+    def _local(cls, value: object) -> object:
+        if isinstance(value, str) and "://" in value:
+            raise ValueError("object stores are not supported: expected a path of a local file system")
+        return value
+
+    @field_validator("start_date")
+    @classmethod
+    def _real_day(cls, value: str) -> str:
+        try:
+            date.fromisoformat(value)
+        except ValueError as error:
+            raise ValueError(f"expected a day of the calendar ({error})") from None
+        return value
 
     @field_validator("categories")
     @classmethod
