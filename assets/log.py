@@ -54,7 +54,7 @@ def interactions(
         kept.unpersist()
         rejected.unpersist()
     newest = warehouse.read("interactions", date=days[-1])
-    reasons = warehouse.read("rejected_interactions", ["reason"], date=days[-1])
+    reasons = warehouse.read("rejected_interactions", ["source_file", "reason"], date=days[-1])
     counts = {r["values"]: r["counts"] for r in reasons["reason"].value_counts().to_pylist()}
     events = events_figure(_events_by_day(warehouse, max(days)))
     yield dg.MaterializeResult(
@@ -62,7 +62,7 @@ def interactions(
     )
     yield dg.MaterializeResult(
         asset_key="rejected_interactions",
-        metadata={**table_metadata(refused, None, cost), "reasons_newest_day": counts},
+        metadata={**table_metadata(refused, reasons, cost), "reasons_newest_day": counts},
     )
 
 
@@ -74,19 +74,23 @@ def catalog(
     spark: dg.ResourceParam[SparkSource],
 ) -> dg.MaterializeResult:
     """Every item ever listed: title, category, attributes, first and last event, the listing's own availability."""
-    from ml.log import build_catalog, read_catalog
+    from ml.log import build_catalog, catalog_report, read_catalog
 
     with timed() as cost:
         session = spark.session
         day = newest_day(warehouse)
-        listing = read_catalog(session, settings.catalog, settings.catalog_columns, settings.categories)
+        what = settings.catalog, settings.catalog_columns, settings.categories
+        listing, met = read_catalog(session, *what), catalog_report(session, *what)
         previous = warehouse.frame(session, "catalog") if warehouse.exists("catalog") else None
         frame = build_catalog(listing, previous, warehouse.frame(session, "interactions"), day)
         published = warehouse.publish_frame("catalog", frame)
+    left_out = {name: met[name] for name in ("malformed_lines", "unusable_ids", "conflicting_items") if met[name]}
+    if left_out:
+        context.log.warning(f"{settings.catalog}: not every row became an item: {left_out}")
     items = warehouse.read("catalog")
     per_category = {r["values"]: r["counts"] for r in items["category"].value_counts().to_pylist()}
     return dg.MaterializeResult(
-        metadata={**table_metadata([published], items, cost), "items_per_category": per_category}
+        metadata={**table_metadata([published], items, cost), "items_per_category": per_category, "listing": met}
     )
 
 

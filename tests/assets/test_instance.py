@@ -88,3 +88,49 @@ def test_champions_name_the_run_the_day_and_the_code_that_made_them(shop):
             assert not [f for f in champion.folder.rglob("*") if f.suffix in {".bin", ".pt", ".pkl"}]
     for scope in ("Footwear", "Bags", "Gifts"):
         assert registry.champion("adapter", scope) is None, "served by the pooled models"
+
+
+SHOWN = {
+    "interactions": ["events_per_day"],
+    "catalog": ["items_per_category", "listing"],
+    "training_sequences": ["table_1"],
+    "query_memory": ["products_per_query"],
+    "title_index": ["recall_at_10", "kind"],
+    "id_index": ["recall_at_10", "kind"],
+    "item_embeddings": ["validation"],
+    "ranker": ["questions", "answer_gain_ndcg", "uses_answers"],
+    "generations": ["users_per_second", "failed_closed", "unchanged", "log_probabilities"],
+    "recommendations": ["customers_language_model", "customers_by_source"],
+    "realised": ["Clothing/recall", "recall_by_day"],
+    "evaluation_metrics": ["metrics"],
+}
+
+
+@pytest.mark.parametrize("asset", SHOWN)
+def test_an_asset_shows_what_people_ask_of_it(materializations, asset):
+    newest = next(m for m in materializations[asset] if "note" not in m.metadata)
+    missing = [name for name in SHOWN[asset] if name not in newest.metadata]
+    assert not missing, sorted(newest.metadata)
+    for name in SHOWN[asset]:
+        value = newest.metadata[name]
+        if isinstance(value, dg.MarkdownMetadataValue) and name != "table_1":
+            assert value.md_str.startswith("![plot](data:image/png;base64,"), name
+
+
+def test_table_1_counts_the_logs_own_examples(shop, materializations):
+    shown = next(m for m in materializations["training_sequences"] if m.partition == "Clothing").metadata["table_1"]
+    rows = [row for row in shop.rows("training_sequences", category="Clothing") if row["eligible"]]
+    assert f"| Clothing | {len({row['user_id'] for row in rows}):,} |" in shown.md_str
+
+
+def test_mlflow_keeps_curves_examples_and_results(shop):
+    registry = model_registry(shop.settings)
+    kept = {
+        "adapter": {"loss.png", "prompt_perplexity.json", "example_generations.md"},
+        "evaluation": {"metrics.png", "metrics.json"},
+    }
+    for kind, names in kept.items():
+        run = registry.client.search_runs([registry.experiment_id], f"tags.kind = '{kind}'")[0]
+        assert names <= {file.path for file in registry.client.list_artifacts(run.info.run_id)}
+    adapter = registry.client.search_runs([registry.experiment_id], "tags.kind = 'adapter'")[0]
+    assert len(registry.client.get_metric_history(adapter.info.run_id, "loss")) > 1, sorted(adapter.data.metrics)
