@@ -68,8 +68,7 @@ class VectorIndex:
             return cls(ids, row_vector, faiss_backend.build_flat(distinct), "exact", 1.0)
         index = faiss_backend.build_approximate(distinct, settings.kind)
         if queries is None:
-            sample = np.linspace(0, len(distinct) - 1, min(_SAMPLE, len(distinct))).astype(int)
-            queries = distinct[sample]
+            queries = _between(distinct)
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         recall = faiss_backend.reach_recall(index, distinct, queries, settings.kind, settings.min_recall)
         return cls(ids, row_vector, index, settings.kind, recall)
@@ -180,6 +179,14 @@ class VectorIndex:
         found_rows, found_scores = found_rows[keep], found_scores[keep]
         order = np.lexsort((found_rows, -found_scores))[:k]
         return found_rows[order], found_scores[order]
+
+
+def _between(vectors: np.ndarray) -> np.ndarray:
+    """Return queries to measure recall with: sums of two vectors, as no real query lies on an item."""
+    generator = np.random.default_rng(0)
+    pairs = generator.integers(len(vectors), size=(min(_SAMPLE, len(vectors)), 2))
+    sums = vectors[pairs[:, 0]] + vectors[pairs[:, 1]]
+    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
 
 
 def _distinct(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

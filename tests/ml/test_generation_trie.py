@@ -86,15 +86,15 @@ def test_empty():
 
 
 def test_arrow_columns_and_linear_memory():
-    numbers = np.arange(50_000)
-    flat = np.stack([numbers // 2500, numbers // 50 % 50, numbers % 50], axis=1).ravel()
+    numbers = np.arange(1_400_000)  # as many items as the paper's largest catalogue
+    flat = np.stack([numbers // 12_500, numbers // 100 % 125, numbers % 100], axis=1).ravel()
     codes = pa.chunked_array(
-        [pa.ListArray.from_arrays(np.arange(0, 150_001, 3, dtype=np.int32), flat.astype(np.int32))]
+        [pa.ListArray.from_arrays(np.arange(0, 4_200_001, 3, dtype=np.int32), flat.astype(np.int32))]
     )
-    ids = pa.chunked_array([pa.array([f"{n:05}" for n in numbers])]).slice(0)
+    ids = pa.chunked_array([pa.array([f"{n:07}" for n in numbers])]).slice(0)
     trie = CodeTrie.build(codes.slice(10), ids.slice(10))
     node = 0
-    for token in (19, 49, 7):
+    for token in (111, 124, 7):
         node = trie.step(node, token)
-    assert trie.item(node) == f"{19 * 2500 + 49 * 50 + 7:05}"
+    assert trie.item(node) == f"{111 * 12_500 + 124 * 100 + 7:07}"
     assert trie.nbytes < 50 * len(trie)

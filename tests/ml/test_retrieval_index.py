@@ -75,7 +75,7 @@ def test_an_approximate_index_has_the_recall_it_says(approximate):
         len(set(items) & {f"i{r:05}" for r in expected(vectors, query, 10, everything)})
         for query, items in zip(queries, found, strict=True)
     ]
-    assert np.mean(hits) / 10 > 0.75
+    assert np.mean(hits) / 10 > 0.85
 
 
 @pytest.mark.parametrize("share", [0.002, 0.05, 0.3, 0.9])
