@@ -11,7 +11,7 @@ are of training alone, by the clock and of the processor (where other work runs 
 include setting up, RecBole's do not.
 
 Speed is told by one epoch at full size; that ours are the models they are named after, by a smaller shop that both
-sides learn to the end: `--users 2000 --items 1000 --max-length 20 --epochs 20`.
+sides learn to the end: `--users 1200 --items 600 --max-length 20 --epochs 20`.
 """
 
 # pyright: reportMissingImports=false
