@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -104,12 +105,20 @@ def rank_answers(
         for answer, history in zip(own, examples.histories, strict=True)
     ]
     queries = titles.encode([answer.title for answer in own])
+
+    @cache
+    def rows_on(day: str) -> np.ndarray:
+        if available is None:
+            return np.arange(len(items))
+        return np.array(sorted(row_of[item] for item in available(day) if item in row_of), np.int64)
+
     ranks = np.full(len(named), np.nan)
     for i, (item, target, day) in enumerate(zip(named, examples.targets, examples.days, strict=True)):
-        candidates = None if available is None else available(day)
-        if target not in row_of or (candidates is not None and target not in candidates):
+        chosen = rows_on(day)
+        row = row_of.get(target, -1)
+        target_row = int(np.searchsorted(chosen, row))
+        if target_row == len(chosen) or chosen[target_row] != row:
             continue
-        chosen = np.arange(len(items)) if candidates is None else _rows(candidates, row_of)
         by_title = title_vectors[chosen] @ _query(own[i].title, queries[i], item, row_of, title_vectors)
         by_id = np.full(len(chosen), -np.inf)
         if item in core_row:
@@ -117,13 +126,8 @@ def rank_answers(
             by_id[has] = core.item_embeddings[known[chosen][has]] @ core.item_embeddings[core_row[item]]
         if item in row_of:
             by_id[chosen == row_of[item]] = np.inf  # the named item itself is nearest to itself
-        target_row = int(np.searchsorted(chosen, row_of[target]))
         ranks[i] = mixup_rank(target_row, by_id, by_title, n)
     return ranks
-
-
-def _rows(candidates: Collection[str], row_of: dict[str, int]) -> np.ndarray:
-    return np.array(sorted(row_of[item] for item in candidates if item in row_of), np.int64)
 
 
 def _query(

@@ -97,6 +97,15 @@ def test_init_writes_settings_that_load(shop, tmp_path):
     assert "exists already" in hemline(*arguments, code=1)
 
 
+def test_a_simulated_shop_is_a_log_that_init_understands(spark, tmp_path):
+    hemline("simulate", "--out", tmp_path / "raw", "--customers", 20, "--items", 20, "--days", 4, "--end", LAST,
+            "--category", "Footwear", "--category", "Luggage & Bags")  # fmt: skip
+    assert len(list((tmp_path / "raw" / "interactions").glob("event_date=*"))) == 4
+    hemline("init", "--raw-log", tmp_path / "raw" / "interactions", "--catalog", tmp_path / "raw" / "catalog.parquet",
+            "--warehouse", tmp_path / "tables")  # fmt: skip
+    assert load_settings(tmp_path / "hemline.yaml").settings.categories == ["Footwear", "Luggage & Bags"]
+
+
 def test_init_on_nothing_says_what_it_looked_for(tmp_path):
     said = hemline("init", "--raw-log", tmp_path / "none", "--catalog", tmp_path / "none.parquet", code=1)
     assert "none" in said and "Traceback" not in said
