@@ -1,8 +1,13 @@
 """A real MLflow store to promote in, tiny models to promote, and ways to break the store at one point."""
 
+import atexit
 import json
+import shutil
 import sqlite3
+import tempfile
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -11,8 +16,18 @@ from ml.registry import ModelRegistry
 TAGS = {"as_of": "2026-11-20", "fitted_until": "2026-11-18", "dagster_run_id": "d1", "code_version": "1"}
 
 
+@cache
+def empty_store():
+    """An SQLite store that was made once: making its tables takes seconds."""
+    path = Path(tempfile.mkdtemp(prefix="mlflow-store-"), "mlflow.db")
+    ModelRegistry(f"sqlite:///{path}", path.parent, path.parent).client.search_experiments()
+    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
+    return path
+
+
 def new_registry(home):
     """A registry on a new SQLite store."""
+    shutil.copy(empty_store(), home / "mlflow.db")
     return ModelRegistry(f"sqlite:///{home}/mlflow.db", home / "artifacts", home / "cache")
 
 
