@@ -79,9 +79,15 @@ def rolled_back_versions(registry: ModelRegistry, kind: str, scope: str) -> dict
 
 
 def index_of(registry: ModelRegistry, index: str, model: ModelVersion) -> ModelVersion | None:
-    """Return the newest usable index made of exactly this version of its model; None where there is none."""
+    """Return the newest index made of exactly this version of its model; None where there is none.
+
+    Only one that passed its guardrails counts, or is in use: another may be what a run that died left behind.
+    """
+    used = registry.used_version(index, model.scope)
     for found in registry.versions(index, model.scope):
-        if found.tags.get(made_of(index)) == model.version and found.tags.get("promotion") != "refused":
+        passed = PROMOTED_OVER in found.tags or found.tags.get("promotion") in ("promoted", "unchanged")
+        own = found.tags.get(made_of(index)) == model.version
+        if own and (passed or str(found.version) == used):
             return registry.version(index, model.scope, str(found.version))
     return None
 

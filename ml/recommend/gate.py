@@ -49,9 +49,21 @@ def consider(
     """Decide whether `challenger` replaces the champion of its kind and scope, keep the reason, move the alias if so.
 
     Verdict, reason and numbers become tags of the version, tags and metrics of the run. Raises HemlineError, with all
-    that kept, where the challenger broke a guardrail: it cannot serve, and somebody has to look.
+    that kept, where the challenger broke a guardrail: it cannot serve, and somebody has to look; and where another
+    version came into use while they were compared.
     """
-    return _settle(registry, run, challenger, _judged(registry, challenger, trial, settings), registry.promote)
+    kind, scope = challenger.kind, challenger.scope
+    used = registry.used_version(kind, scope)
+
+    def promote(version: ModelVersion) -> None:
+        if (meanwhile := registry.used_version(kind, scope)) != used:
+            raise HemlineError(
+                f"{kind} {version.version} for {scope!r} was judged beside version {used or 'none'}, and version "
+                f"{meanwhile or 'none'} came into use meanwhile: fit again"
+            )
+        registry.promote(version)
+
+    return _settle(registry, run, challenger, _judged(registry, challenger, used, trial, settings), promote)
 
 
 def follow(registry: ModelRegistry, run: TrackedRun, index: ModelVersion, load: Callable[[Path], object]) -> Decision:
@@ -91,13 +103,15 @@ def _settle(
     return decision
 
 
-def _judged(registry: ModelRegistry, challenger: ModelVersion, trial: Trial[Model], settings: Settings) -> Decision:
+def _judged(
+    registry: ModelRegistry, challenger: ModelVersion, used: str | None, trial: Trial[Model], settings: Settings
+) -> Decision:
     """Return the decision on a challenger: guardrails first, then what makes a comparison idle, then the comparison."""
     kind, scope = challenger.kind, challenger.scope
-    used, champion, reason = registry.used_version(kind, scope), None, "no champion"
+    champion, reason = None, "no champion"
     if used is not None:
         try:
-            champion = registry.champion(kind, scope)
+            champion = registry.version(kind, scope, used)
         except HemlineError as error:
             reason = f"not compared, the champion's files cannot be had ({error})"
     if champion is not None:
@@ -117,9 +131,9 @@ def _judged(registry: ModelRegistry, challenger: ModelVersion, trial: Trial[Mode
     theirs = None
     if champion is not None:
         try:
-            theirs = trial.score(trial.load(champion.folder))
-        except Exception as error:  # whatever a library raises at files it cannot read
-            reason = f"not compared, version {champion.version} cannot be scored ({type(error).__name__}: {error})"
+            theirs = _champion_scores(champion, trial)
+        except HemlineError as error:
+            reason = f"not compared, version {champion.version} can serve no more ({error})"
         unchanged = None if theirs is None else _unchanged(challenger, champion)
         if unchanged is not None and np.isfinite(own).all():
             return unchanged
@@ -128,6 +142,17 @@ def _judged(registry: ModelRegistry, challenger: ModelVersion, trial: Trial[Mode
         evaluation=settings.evaluation, without_champion=reason,
     )  # fmt: skip
     return _with_note(decision, challenger, champion)
+
+
+def _champion_scores(champion: ModelVersion, trial: Trial[Model]) -> np.ndarray:
+    """Return the champion's scores; raises HemlineError where it is the champion that is broken.
+
+    Any other error (no memory left, say) is none of the champion's, and replaces it by nothing.
+    """
+    if champion.tags.get("content") not in (None, content_hash(champion.folder)):
+        raise HemlineError(f"{champion.folder} does not hold the files that were registered")
+    check_finite_weights(champion.folder)
+    return trial.score(trial.load(champion.folder))
 
 
 def _broken(challenger: ModelVersion, try_it: Callable[[], object]) -> Decision | None:

@@ -112,8 +112,10 @@ def test_a_model_is_served_with_its_own_index_whatever_the_index_alias_says(regi
     fitted(1.5, "id_index", item_embeddings_version="1")
     two = fitted(2.0)  # in use, and the run died before its index was made
     assert used(registry, "id_index") == "1" and index_of(registry, "id_index", two) is None
+    fitted(2.4, "id_index", promoted=False, item_embeddings_version="2")
+    assert index_of(registry, "id_index", two) is None, "nor is one that nobody judged yet"
     fitted(2.5, "id_index", item_embeddings_version="2")
-    assert index_of(registry, "id_index", two).version == "2"
+    assert index_of(registry, "id_index", two).version == "3"
     rollback(registry, KIND, SCOPE)
     assert used(registry, "id_index") == index_of(registry, "id_index", one).version == "1"
 

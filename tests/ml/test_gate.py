@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from mlflow.exceptions import MlflowException
-from model_registries import TAGS, failing, load_numbers, new_registry, save_numbers
+from model_registries import TAGS, failing, load_numbers, new_registry, register, save_numbers
 
 from ml.champions import rollback
 from ml.errors import HemlineError
@@ -100,11 +100,24 @@ def test_a_champion_whose_files_are_gone_or_broken_is_replaced_and_the_reason_sa
     _, first = challenge(GOOD)
     truncate(first.folder)
     over_broken, second = challenge(WORSE)
-    assert over_broken.promoted and "version 1 cannot be scored" in over_broken.reason
+    assert over_broken.promoted and "version 1 can serve no more" in over_broken.reason
     shutil.rmtree(second.folder)
     over_gone, _ = challenge(WORSE - 0.1)
     assert over_gone.promoted and "files cannot be had" in over_gone.reason
     assert registry.used_version(KIND, SCOPE) == "3"
+
+
+def test_an_error_while_the_champion_is_scored_promotes_nothing(registry, challenge):
+    challenge(GOOD)
+
+    def score(numbers):
+        if numbers[0] == GOOD[0]:
+            raise MemoryError
+        return numbers
+
+    with pytest.raises(MemoryError):
+        challenge(BETTER, Trial("NDCG@10", 0.02, load_numbers, score))
+    assert registry.used_version(KIND, SCOPE) == "1" and newest(registry)[1].info.status == "FAILED"
 
 
 def test_a_champion_of_another_kind_is_not_compared_and_a_few_scores_are_enough(registry, challenge):
@@ -124,6 +137,19 @@ def test_with_the_comparison_off_only_guardrails_hold(registry, challenge):
     assert decision.promoted and "promotion.enabled" in decision.reason
     with pytest.raises(HemlineError, match="its weights are whole and finite"):
         challenge(np.append(GOOD, np.inf), settings=off)
+
+
+def test_a_version_that_came_into_use_during_the_comparison_is_not_overrun(registry, challenge, tmp_path):
+    challenge(GOOD)
+    other = register(registry, tmp_path / "other", WORSE)
+
+    def score(numbers):
+        registry.promote(other)
+        return numbers
+
+    with pytest.raises(HemlineError, match="judged beside version 1, and version 2 came into use meanwhile"):
+        challenge(BETTER, Trial("NDCG@10", 0.02, load_numbers, score))
+    assert registry.used_version(KIND, SCOPE) == "2"
 
 
 def test_the_same_model_again_changes_nothing(registry, challenge):
