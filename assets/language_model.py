@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.common import TrainConfig, as_of_day, figure_markdown, table_metadata
-from assets.tracking import fit_tags
+from assets.tracking import fit_tags, judged
 from ml.measure import timed
 from ml.registry import ModelRegistry
 from ml.settings import Settings
@@ -34,7 +34,11 @@ def base_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
 @dg.multi_asset(
     name="adapter",
     specs=[
-        dg.AssetSpec("adapter", deps=["prompts", "base_model"], description="LoRA weights, registered and promoted."),
+        dg.AssetSpec(
+            "adapter",
+            deps=["prompts", "base_model"],
+            description="LoRA weights, registered; promoted if they are not worse.",
+        ),
         dg.AssetSpec("prompt_perplexity", deps=["prompts"], description="How surprised the model was by each prompt."),
     ],
     group_name="language_model",
@@ -48,7 +52,9 @@ def adapter(
 ) -> Iterator[dg.MaterializeResult]:
     """Fine-tune the base model with LoRA or QLoRA, then longer on the prompts it finds hardest."""
     from ml.language_model import plot_losses, prepare_base_model, train_adapter
+    from ml.recommend.gate import consider
     from ml.recommend.generating import example_answers
+    from ml.recommend.trials import adapter_trial
 
     scope = context.partition_key
     if not warehouse.exists("prompts", category=scope):
@@ -71,13 +77,12 @@ def adapter(
         run.table(result.perplexity, "prompt_perplexity.json")
         run.text(example_answers(settings, warehouse, result.folder, validation), "example_generations.md")
         version = run.register(result.folder, base_model=model.base_model, base_folder=folder.name)
-    registry.promote(version)
+        decision = consider(registry, run, version, adapter_trial(settings, folder, validation), settings)
     published = warehouse.publish("prompt_perplexity", result.perplexity, category=scope)
     yield dg.MaterializeResult(
         asset_key="adapter",
         metadata={
-            "version": version.version,
-            "mlflow_run": version.run_id,
+            **judged(context, version, decision),
             "training_prompts": train.num_rows,
             "tokens": result.tokens,
             "tokens_per_second": round(result.tokens / max(result.seconds, 1e-9), 1),

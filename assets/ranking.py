@@ -3,7 +3,7 @@
 import dagster as dg
 
 from assets.common import TrainConfig, as_of_day, scope_categories
-from assets.tracking import fit_tags
+from assets.tracking import fit_tags, judged
 from ml.errors import BadInputError
 from ml.measure import timed
 from ml.registry import ModelRegistry
@@ -25,7 +25,9 @@ def ranker(
     """The small model that orders the items of all lists, fitted on validation examples that no list has seen."""
     from ml.recommend.fitting import load_title_vectors
     from ml.recommend.fusing import fit_fusion, validation_answers
+    from ml.recommend.gate import consider
     from ml.recommend.serving import require_champion
+    from ml.recommend.trials import ranker_trial
     from ml.retrieval import Core
 
     scope = context.partition_key
@@ -46,14 +48,14 @@ def ranker(
             context.log.warning(f"{error}; lists are joined by the mixup")
             return dg.MaterializeResult(metadata={"note": str(error), **cost.metadata()})
         fitted = ranked.fitted
-        version = run.register(fitted.folder, fitted_until=fitted.fitted_until)
+        inputs = {f"{kind}_version": version.version for kind, version in parts.items()}
+        version = run.register(fitted.folder, fitted_until=fitted.fitted_until, **inputs)
         if ranked.answer_gain is not None:
             run.metric("answer_gain_ndcg", ranked.answer_gain[0])
-    registry.promote(version)
+        decision = consider(registry, run, version, ranker_trial(settings, ranked), settings)
     return dg.MaterializeResult(
         metadata={
-            "version": version.version,
-            "mlflow_run": version.run_id,
+            **judged(context, version, decision),
             "questions": fitted.examples,
             "questions_with_an_answer": ranked.answered,
             "answer_gain_ndcg": _with_interval(ranked.answer_gain),

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from assets.common import NightlyConfig, chosen_categories, scope_of, table_metadata
 from assets.plots import log_probabilities_figure, newest_days, plots, realised_figure, sources_figure
-from assets.tracking import fit_tags
+from assets.tracking import code_version, fit_tags, settings_hash
 from ml.measure import timed
 from ml.registry import ModelRegistry
 from ml.settings import Settings
@@ -97,7 +97,7 @@ def recommendations(
 ) -> dg.MaterializeResult:
     """The best K items for every active customer; checked whole before anyone can read them."""
     from ml.log import available_items
-    from ml.recommend.nightly import night_lists
+    from ml.recommend.nightly import night_lists, writer_of
     from ml.recommend.promises import promises
     from ml.recommend.serving import load_serving_models, shelf
 
@@ -107,7 +107,8 @@ def recommendations(
         available = available_items(warehouse, day, settings.recommendations.available_days)
         published, sources = [], Counter[str]()
         for category in categories:
-            models = load_serving_models(registry, scope_of(settings, warehouse, category))
+            writer = writer_of(warehouse, day, category)
+            models = load_serving_models(registry, scope_of(settings, warehouse, category), writer)
             items = shelf(settings, warehouse, day, category, available)
             lists = night_lists(settings, warehouse, day, category, items, models)
             published.append(
@@ -126,6 +127,8 @@ def recommendations(
             **table_metadata(published, warehouse.read("recommendations", date=day), cost),
             **{f"customers_{source}": count for source, count in sorted(sources.items())},
             **plots(customers_by_source=sources_figure(sources)),
+            "code_version": code_version(),
+            "settings_hash": settings_hash(settings),
         }
     )
 

@@ -4,7 +4,7 @@ import dagster as dg
 
 from assets.common import TrainConfig, as_of_day, scope_categories
 from assets.plots import epochs_figure, plots
-from assets.tracking import fit_tags
+from assets.tracking import fit_tags, judged
 from ml.measure import timed
 from ml.registry import ModelRegistry
 from ml.settings import Settings
@@ -19,8 +19,10 @@ def title_encoder(
     warehouse: dg.ResourceParam[Warehouse],
     registry: dg.ResourceParam[ModelRegistry],
 ) -> dg.MaterializeResult:
-    """The LSTM that puts queries and the titles bought from them close together; registered and promoted."""
+    """The LSTM that puts queries and the titles bought from them close together; promoted if it is not worse."""
     from ml.recommend.fitting import fit_title_encoder
+    from ml.recommend.gate import consider
+    from ml.recommend.trials import title_trial
 
     scope = context.partition_key
     categories = scope_categories(settings, warehouse, scope)
@@ -33,11 +35,10 @@ def title_encoder(
     ):
         fitted = fit_title_encoder(settings, warehouse, categories, settings.work_folder / "title_encoder" / scope, run)
         version = run.register(fitted.folder, fitted_until=fitted.fitted_until, encoder=fitted.kind)
-    registry.promote(version)
+        decision = consider(registry, run, version, title_trial(settings, warehouse, categories), settings)
     return dg.MaterializeResult(
         metadata={
-            "version": version.version,
-            "mlflow_run": version.run_id,
+            **judged(context, version, decision),
             "encoder": fitted.kind,
             "pairs": fitted.examples,
             "fitted_until": fitted.fitted_until,
@@ -54,8 +55,10 @@ def title_index(
     warehouse: dg.ResourceParam[Warehouse],
     registry: dg.ResourceParam[ModelRegistry],
 ) -> dg.MaterializeResult:
-    """A faiss index of every catalogue title of the partition; recall is measured where it is not exact."""
+    """A faiss index of every catalogue title by the encoder in use; recall is measured where it is not exact."""
     from ml.recommend.fitting import build_title_index
+    from ml.recommend.gate import follow
+    from ml.retrieval import VectorIndex
 
     scope = context.partition_key
     encoder = registry.champion("title_encoder", scope)
@@ -68,10 +71,10 @@ def title_index(
             settings, warehouse, categories, encoder.folder, settings.work_folder / "title_index" / scope
         )
         version = run.register(folder, title_encoder_version=encoder.version)
-    registry.promote(version)
+        decision = follow(registry, run, version, VectorIndex.load)
     return dg.MaterializeResult(
         metadata={
-            "version": version.version,
+            **judged(context, version, decision),
             "items": len(index.ids),
             "kind": index.kind,
             "recall_at_10": index.recall,
@@ -90,6 +93,8 @@ def item_embeddings(
 ) -> dg.MaterializeResult:
     """CORE, trained with every item step as a target; its item table is what the mixup looks ids up in."""
     from ml.recommend.fitting import fit_item_embeddings
+    from ml.recommend.gate import consider
+    from ml.recommend.trials import core_trial
 
     scope = context.partition_key
     categories = scope_categories(settings, warehouse, scope)
@@ -103,13 +108,12 @@ def item_embeddings(
         work = settings.work_folder / "item_embeddings" / scope
         fitted = fit_item_embeddings(settings, warehouse, categories, work, run)
         version = run.register(fitted.folder, fitted_until=fitted.fitted_until)
-    registry.promote(version)
+        decision = consider(registry, run, version, core_trial(settings, warehouse, categories), settings)
     measured = registry.client.get_metric_history(version.run_id, "validation_ndcg_at_10")  # none without validation
     epochs = epochs_figure([(point.step, point.value) for point in measured], "validation NDCG@10")
     return dg.MaterializeResult(
         metadata={
-            "version": version.version,
-            "mlflow_run": version.run_id,
+            **judged(context, version, decision),
             "items": fitted.examples,
             "fitted_until": fitted.fitted_until,
             **cost.metadata(),
@@ -126,8 +130,10 @@ def id_index(
     warehouse: dg.ResourceParam[Warehouse],
     registry: dg.ResourceParam[ModelRegistry],
 ) -> dg.MaterializeResult:
-    """A faiss index of CORE's item table."""
+    """A faiss index of the item table of the CORE in use."""
     from ml.recommend.fitting import build_id_index
+    from ml.recommend.gate import follow
+    from ml.retrieval import VectorIndex
 
     scope = context.partition_key
     embeddings = registry.champion("item_embeddings", scope)
@@ -137,10 +143,10 @@ def id_index(
     with timed() as cost, registry.run("id_index", scope, tags=tags, params=settings.index.model_dump()) as run:
         index, folder = build_id_index(settings, embeddings.folder, settings.work_folder / "id_index" / scope)
         version = run.register(folder, item_embeddings_version=embeddings.version)
-    registry.promote(version)
+        decision = follow(registry, run, version, VectorIndex.load)
     return dg.MaterializeResult(
         metadata={
-            "version": version.version,
+            **judged(context, version, decision),
             "items": len(index.ids),
             "kind": index.kind,
             "recall_at_10": index.recall,

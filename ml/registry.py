@@ -1,7 +1,8 @@
 """Runs and registered models in MLflow: what was trained, from what, how it went, and which version is in use.
 
 A model is a folder of plain files (safetensors, JSON, NumPy, Arrow, faiss), registered as a version of
-`hemline-<kind>-<scope>`; the alias `champion` names the version that nightly tables use.
+`hemline-<kind>-<scope>`; the alias `champion` names the version that nightly tables use, and each promoted version's
+tags name the one it replaced.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
 from ml.errors import BadInputError, HemlineError
+from ml.model_files import check_plain_files, content_hash
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,11 +33,11 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "hemline"
 CHAMPION = "champion"
-PLAIN_FILES = {
-    *(".safetensors", ".json", ".jsonl", ".npy", ".arrow", ".parquet", ".faiss"),
-    *(".txt", ".md", ".yaml", ".jinja", ".model"),  # a tokenizer's merges, templates and sentencepiece model
-}
-"""Endings of files that a model folder may hold: none of them can run code when it is read."""
+PROMOTED_OVER = "promoted_over"
+"""Tag of a promoted version: the version that was in use before it, or `NOTHING`."""
+ROLLED_BACK = "rolled_back_at"
+"""Tag of a version that a person took out of use: when. It is never promoted again."""
+NOTHING = "none"
 _MODEL_PATH = "model"
 _METRICS_A_BATCH = 200
 _SECONDS_A_BATCH = 5.0
@@ -145,6 +148,11 @@ class ModelRegistry:
 
     def champion(self, kind: str, scope: str) -> ModelVersion | None:
         """The version in use, its files on a local disk; None where none was promoted yet."""
+        version = self.used_version(kind, scope)
+        return None if version is None else self.version(kind, scope, version)
+
+    def used_version(self, kind: str, scope: str) -> str | None:
+        """The number of the version in use, whether or not its files are still there."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -154,7 +162,7 @@ class ModelRegistry:
                 raise
             return None
         version = model.aliases.get(CHAMPION)
-        return None if version is None else self.version(kind, scope, str(version))
+        return None if version is None else str(version)
 
     def version(self, kind: str, scope: str, version: str) -> ModelVersion:
         """A registered version, its files on a local disk. Raises `BadInputError` if there is none."""
@@ -168,9 +176,36 @@ class ModelRegistry:
             raise BadInputError(f"no version {version} of model {kind} for {scope!r} is registered") from error
         return ModelVersion(kind, scope, str(found.version), self._folder(found), found.run_id or "", dict(found.tags))
 
+    def versions(self, kind: str, scope: str) -> list[MlflowVersion]:
+        """Every registered version, newest first, without its files; empty where none was registered yet."""
+        found, token = [], None
+        while True:
+            query = f"name = '{registered_name(kind, scope)}'"
+            page = self.client.search_model_versions(query, max_results=1000, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return sorted(found, key=lambda version: -int(version.version))
+
+    def tag(self, kind: str, scope: str, version: str, **tags: str) -> None:
+        """Write tags of a registered version."""
+        for key, value in tags.items():
+            self.client.set_model_version_tag(registered_name(kind, scope), version, key, value)
+
     def promote(self, model: ModelVersion) -> None:
-        """Make the version the one in use: moves the alias `champion`."""
-        self.client.set_registered_model_alias(registered_name(model.kind, model.scope), CHAMPION, model.version)
+        """Make the version the one in use: notes in its tags what it replaces, then moves the alias `champion`.
+
+        The alias moves last and in one step: whatever fails before it leaves the old version in use. Raises
+        HemlineError for a version that was rolled back.
+        """
+        name = registered_name(model.kind, model.scope)
+        used = self.used_version(model.kind, model.scope)
+        if used == model.version:
+            return
+        if ROLLED_BACK in self.client.get_model_version(name, model.version).tags:
+            raise HemlineError(f"{model.kind} {model.version} for {model.scope!r} was rolled back: fit a new version")
+        self.tag(model.kind, model.scope, model.version, promoted_at=now(), **{PROMOTED_OVER: used or NOTHING})
+        self.client.set_registered_model_alias(name, CHAMPION, model.version)
 
     def _folder(self, found: MlflowVersion) -> Path:
         """The version's folder: where it lies if that is a local disk, else in the cache, downloaded once."""
@@ -206,6 +241,11 @@ class TrackedRun:
         self._tags = dict(tags)
         self._waiting: list[Metric] = []
         self._sent = time.monotonic()
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Write tags of the run."""
+        for name, value in values.items():
+            self._client.set_tag(self.run_id, name, value)
 
     def params(self, values: Mapping[str, object]) -> None:
         """Log parameters; groups become dotted names, long values are cut at MLflow's limit."""
@@ -264,6 +304,8 @@ class TrackedRun:
     def register(self, folder: Path, **tags: str) -> ModelVersion:
         """Log the folder's files and register them as a new version, tagged with the run's tags and `tags`.
 
+        The tag `content` is a hash of the files: versions of equal content are the same model.
+
         Raises `BadInputError` for a folder that is empty or holds anything but plain files (`PLAIN_FILES`): pickles
         (.pkl, .pt, .bin, object arrays) run code when they are read.
         """
@@ -272,7 +314,8 @@ class TrackedRun:
         self._client.log_artifacts(self.run_id, str(folder), _MODEL_PATH)
         name = registered_name(self._kind, self._scope)
         self._ensure_model(name)
-        every_tag = {key: str(value) for key, value in {**self._tags, **tags}.items()}
+        content = {"content": content_hash(folder)}
+        every_tag = {key: str(value) for key, value in {**self._tags, **tags, **content}.items()}
         source = f"{self._client.get_run(self.run_id).info.artifact_uri}/{_MODEL_PATH}"
         made = self._client.create_model_version(name, source=source, run_id=self.run_id, tags=every_tag)
         return self._registry.version(self._kind, self._scope, str(made.version))
@@ -287,22 +330,9 @@ class TrackedRun:
                 raise
 
 
-def check_plain_files(folder: Path) -> None:
-    """Raise `BadInputError` unless the folder holds files, all of a kind that cannot run code when read."""
-    import numpy as np
-
-    files = [path for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink()]
-    if not files:
-        raise BadInputError(f"model folder {folder}: expected files, found none")
-    for path in files:
-        if path.is_symlink() or path.suffix not in PLAIN_FILES:
-            allowed = ", ".join(sorted(PLAIN_FILES))
-            raise BadInputError(f"model file {path}: refused, expected only plain files ({allowed}) and no links")
-        if path.suffix == ".npy":
-            try:
-                np.load(path, mmap_mode="r", allow_pickle=False)
-            except ValueError as error:
-                raise BadInputError(f"model file {path}: refused, not a plain NumPy array ({error})") from error
+def now() -> str:
+    """The time as tags have it: ISO, UTC, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

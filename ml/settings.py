@@ -226,6 +226,26 @@ class RankerSettings(Section):
     seed: int = 0
 
 
+class PromotionSettings(Section):
+    """When a newly fitted model replaces the one in use (design: promotion)."""
+
+    enabled: bool = Field(
+        default=True,
+        description="compare with the model in use; false: whatever loads and has finite scores is promoted",
+    )
+    margin: float = Field(
+        default=0.02, ge=0, description="NDCG@10 or recall@10 that the interval's lower end may lie below the champion"
+    )
+    loss_margin: float = Field(
+        default=0.1, ge=0, description="the same for the language model, in nats per response token"
+    )
+    examples: Positive = Field(default=2000, description="validation examples that both models are scored on")
+    prompts: Positive = Field(default=100, description="validation prompts that both language models are scored on")
+    min_examples: Positive = Field(
+        default=20, description="with fewer an interval says nothing, and the difference of the means decides"
+    )
+
+
 class RecommendationSettings(Section):
     """Who gets what (design: who gets what; paper 4.4 for the mixup)."""
 
@@ -317,6 +337,7 @@ class Settings(Section):
     title_encoder: TitleEncoderSettings = TitleEncoderSettings()
     item_embeddings: ItemEmbeddingSettings = ItemEmbeddingSettings()
     index: IndexSettings = IndexSettings()
+    promotion: PromotionSettings = PromotionSettings()
     recommendations: RecommendationSettings = RecommendationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     experiments: ExperimentSettings = ExperimentSettings()

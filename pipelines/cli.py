@@ -31,7 +31,7 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", category=FutureWarning)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-console = Console(highlight=False)
+console = Console(highlight=False, emoji=False)  # text of the log is printed as it is
 
 SettingsFile = Annotated[Path | None, typer.Option("--settings", help="YAML file; default: hemline.yaml, if there.")]
 Profile = Annotated[str | None, typer.Option(help="demo, paper, … (defaults that the file may change)")]
@@ -188,6 +188,37 @@ def show(user: str, day: Day = None, file: SettingsFile = None, profile: Profile
         from pipelines.summary import print_customer
 
         print_customer(console, load_settings(file, profile).settings, user, _day(day, "--date"))
+
+
+@app.command()
+def lineage(
+    user: str,
+    day: Annotated[str, typer.Argument(metavar="DATE", help="Day of the list, YYYY-MM-DD.")],
+    category: Category = None,
+    file: SettingsFile = None,
+    profile: Profile = None,
+) -> None:
+    """Say which events, memory, answer, models and runs made a customer's lists of a day."""
+    with _errors_for_people():
+        from pipelines.models import print_lineage
+
+        wanted = _day(day, "DATE") or day
+        print_lineage(console, load_settings(file, profile).settings, user, wanted, category or [])
+
+
+@app.command()
+def rollback(
+    kind: Annotated[str, typer.Argument(help="adapter, title_encoder, item_embeddings or ranker.")],
+    category: Category = None,
+    file: SettingsFile = None,
+    profile: Profile = None,
+) -> None:
+    """Put the model into use that was in use before; the next night reads it."""
+    with _errors_for_people():
+        from pipelines.models import print_rollbacks, roll_back
+
+        loaded = load_settings(file, profile)
+        print_rollbacks(console, loaded.settings, roll_back(loaded.settings, kind, category or []))
 
 
 @app.command()

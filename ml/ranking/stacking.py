@@ -44,24 +44,31 @@ class Questions:
 
 @dataclass(frozen=True)
 class Stacked:
-    """The ranker, and the bought item's rank in the answered questions, by rankers that have not seen it.
+    """The ranker, and the bought item's rank in the questions, by rankers that have not seen it.
 
-    NaN where it is no candidate; both empty where no answer could be used.
+    `ranks_with` and `ranks_without` the answer are of the answered questions, empty where no answer could be used;
+    `unseen_ranks` of all questions, without answers, empty unless asked for. NaN where the item is no candidate.
     """
 
     ranker: Ranker
     ranks_with: list[float]
     ranks_without: list[float]
+    unseen_ranks: list[float]
 
 
-def fit_stacked(questions: Questions, settings: RankerSettings) -> Stacked:
-    """Fit the ranker on all questions, then the weights of the answers, kept where they raise NDCG@10 of purchases
-    that neither has seen, or always (`use_answers`); raises as `fit_ranker` does.
+def fit_stacked(questions: Questions, settings: RankerSettings, rank_all: bool = False) -> Stacked:
+    """Fit the ranker on all questions, then the weights of the answers; raises as `fit_ranker` does.
+
+    They are kept where they raise NDCG@10 of purchases that neither has seen, or always (`use_answers`).
+    `rank_all`: rank in every question, not only in the answered ones; without answers that takes as many fits more as
+    there are folds.
     """
     ranker = fit_ranker([example for example in questions.plain if example is not None], settings)
-    if not any(questions.answered.values()):
-        return Stacked(ranker, [], [])
-    plain, answered = _unseen_scores(questions, settings)
+    some_answer = any(questions.answered.values())
+    plain, answered = _unseen_scores(questions, settings) if some_answer or rank_all else ({}, {})
+    unseen = [_rank(plain.get(place), example) for place, example in enumerate(questions.plain)] if rank_all else []
+    if not some_answer:
+        return Stacked(ranker, [], [], unseen)
     ranks_with, ranks_without = [], []
     for place, example in questions.answered.items():
         ranks_without.append(_rank(plain.get(place), questions.plain[place]))
@@ -74,25 +81,24 @@ def fit_stacked(questions: Questions, settings: RankerSettings) -> Stacked:
     gain = ndcg_at_k(ranks_with, 10).mean() - ndcg_at_k(ranks_without, 10).mean()
     if settings.use_answers == "always" or gain > 0:
         ranker.answers = _fit_weights(answered, questions.answered)
-    return Stacked(ranker, ranks_with, ranks_without)
+    return Stacked(ranker, ranks_with, ranks_without, unseen)
 
 
 def _unseen_scores(
     questions: Questions, settings: RankerSettings
 ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-    """Return the scores of the answered questions' candidates, without and with those that the answer brought."""
+    """Return the scores of every question's candidates, and of the answered ones' with those the answer brought."""
     plain: dict[int, np.ndarray] = {}
     answered: dict[int, np.ndarray] = {}
     small = settings.model_copy(update={"min_examples": 1})
     for fold in range(FOLDS):
-        asked = [place for place in questions.answered if place % FOLDS == fold]
         known = [e for place, e in enumerate(questions.plain) if e is not None and place % FOLDS != fold]
-        if not asked or not known:
+        if not known:
             continue
         ranker = fit_ranker(known, small)
-        for place in asked:
-            for scores, example in ((plain, questions.plain[place]), (answered, questions.answered[place])):
-                if example is not None:
+        for scores, examples in ((plain, dict(enumerate(questions.plain))), (answered, questions.answered)):
+            for place, example in examples.items():
+                if example is not None and place % FOLDS == fold:
                     scores[place] = ranker.scores(example.features)
     return plain, answered
 

@@ -24,7 +24,7 @@ from ml.warehouse import Warehouse
 if TYPE_CHECKING:
     from ml.generation import Generated
     from ml.ranking import Asked
-    from ml.ranking.ranker import Ranker
+    from ml.ranking.ranker import RankedExample, Ranker
     from ml.ranking.stacking import Questions
     from ml.recommend.fitting import TitleVectors
     from ml.registry import ModelRegistry
@@ -59,12 +59,16 @@ class FittedRanker:
     """A saved ranker; how many validation purchases were asked about, and what their answers added to NDCG@10.
 
     The gain comes with the ends of its interval; None where nothing was asked. `uses_answers`: whether it was enough.
+    `unseen_ranks` are the bought item's ranks in `questions` by rankers that were fitted without them, NaN where it is
+    no candidate.
     """
 
     fitted: Fitted
     answered: int
     answer_gain: tuple[float, float, float] | None
     uses_answers: bool
+    questions: list[RankedExample | None]
+    unseen_ranks: list[float]
 
 
 def item_texts(items: pa.Table) -> list[str]:
@@ -179,11 +183,14 @@ def fit_fusion(
         asked.extend(questions(settings, warehouse, sample, answers.get(category, {}), sources))
         newest = max([newest, *(day.isoformat() for day in sample["target_date"].to_pylist())])
         counting[category] = {name: getattr(knn, name) for name in _CHOSEN} | {"markov_self_weight": markov.self_weight}
-    stacked = fit_stacked(asked, ranker)
+    stacked = fit_stacked(asked, ranker, rank_all=True)
     Fusion(stacked.ranker, counting).save(fresh(folder))
     fitted = Fitted(folder, "ranker", sum(example is not None for example in asked.plain), newest)
     gain = compare(stacked.ranks_with, stacked.ranks_without, settings.evaluation) if stacked.ranks_with else {}
-    return FittedRanker(fitted, len(stacked.ranks_with), gain.get("ndcg"), stacked.ranker.uses_answers)
+    return FittedRanker(
+        fitted, len(stacked.ranks_with), gain.get("ndcg"), stacked.ranker.uses_answers, asked.plain,
+        stacked.unseen_ranks,
+    )  # fmt: skip
 
 
 def validation_nights(settings: Settings, examples: pa.Table, limit: int) -> pa.Table:

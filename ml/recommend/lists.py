@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -166,12 +166,18 @@ def _batch(lists: Sequence[UserList], versions: Mapping[str, Any], schema: pa.Sc
 
 
 def carried_rows(
-    previous: pa.Table | None, histories: pa.Table, shelf: Shelf, users: set[str], settings: Settings
+    previous: pa.Table | None,
+    histories: pa.Table,
+    shelf: Shelf,
+    users: set[str],
+    settings: Settings,
+    rolled_back: Mapping[str, Collection[str]],
 ) -> pa.Table | None:
     """Return the rows of the previous table that still hold for some of `users`.
 
-    A list is carried if the language model made it, its customer did nothing in the category since, it has K items
-    and each is still on the shelf. Its versions and `listed_on` stay, its source becomes `carried`.
+    A list is carried if the language model made it, its customer did nothing in the category since, it has K items,
+    each is still on the shelf, and no model that made it was rolled back (`rolled_back`: versions by column). Its
+    versions and `listed_on` stay, its source becomes `carried`.
     """
     if previous is None or not previous.num_rows:
         return None
@@ -182,6 +188,8 @@ def carried_rows(
         if steps and user in users
     }
     made = previous.filter(pc.field("source").isin(["language_model", "carried"]))
+    for column, versions in rolled_back.items():
+        made = made.filter(~pc.field(column).isin(pa.array(sorted(versions), pa.string())))
     lists: dict[str, list[tuple[str, str]]] = {}
     for row in made.select(["user_id", "item_id", "listed_on"]).to_pylist():
         lists.setdefault(row["user_id"], []).append((row["item_id"], row["listed_on"]))

@@ -63,7 +63,8 @@ def night_lists(
     fusion = models.fusion if settings.recommendations.order == "fusion" else None
     unheard = fusion is not None and not fusion.ranker.uses_answers  # what no list reads made no list
     answered = set() if unheard else answered_users(generations, shelf)
-    carried = carried_rows(previous_lists(warehouse, day, category), own, shelf, set(everyone) - answered, settings)
+    previous = previous_lists(warehouse, day, category)
+    carried = carried_rows(previous, own, shelf, set(everyone) - answered, settings, models.rolled_back)
     carried_users = set(carried["user_id"].to_pylist()) if carried is not None else set()
     fresh = own.filter(~pc.field("user_id").isin(pa.array(sorted(carried_users), pa.string())))
     if fusion is not None:
@@ -84,6 +85,16 @@ def night_lists(
     return NightLists(
         list_batches(lists(), versions(models, day, settings.recommendations.order == "fusion"), carried), customers
     )
+
+
+def writer_of(warehouse: Warehouse, day: str, category: str) -> str | None:
+    """Return the version that wrote the night's answers; None where there are none.
+
+    A promotion or a rollback may come between the answers and the lists made of them, and the lists must name the
+    version that wrote.
+    """
+    written = warehouse.read("generations", ["model_version"], date=day, category=category)["model_version"]
+    return written[0].as_py() if len(written) else None
 
 
 def answered_users(generations: pa.Table, shelf: Shelf) -> set[str]:

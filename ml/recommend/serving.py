@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
@@ -23,18 +23,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServingModels:
-    """The champions of one model partition, loaded."""
+    """The champions of one model partition, loaded.
+
+    `title_index` is the index of exactly this title encoder, None where none was made yet. `rolled_back` are the
+    versions that a person took out of use, by the column of `recommendations` that names them.
+    """
 
     scope: str
     adapter: ModelVersion
     title_version: ModelVersion
     core_version: ModelVersion
     titles: TitleVectors
-    title_index: VectorIndex
-    id_index: VectorIndex
+    title_index: VectorIndex | None
+    id_index: VectorIndex | None
     core: Core
     ranker_version: ModelVersion | None = None
     fusion: Fusion | None = None
+    rolled_back: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def fitted_until(self) -> str:
@@ -43,32 +48,42 @@ class ServingModels:
         return max(v.fitted_until or "" for v in versions if v is not None)
 
 
-def load_serving_models(registry: ModelRegistry, scope: str) -> ServingModels:
+VERSION_COLUMNS = {
+    "adapter": "model_version",
+    "title_encoder": "title_encoder_version",
+    "item_embeddings": "item_embeddings_version",
+    "ranker": "ranker_version",
+}
+"""Kinds of models, and the column of `recommendations` that names the version a list was made by."""
+
+
+def load_serving_models(registry: ModelRegistry, scope: str, adapter: str | None = None) -> ServingModels:
     """Return the champions of `scope`; raises HemlineError naming the first that is missing.
 
-    An encoder is the one its index was made with: after a `train` that was cut short the two champions may differ.
-    Without a ranker, lists are joined by the mixup.
+    `adapter`: the version that wrote tonight's answers, where it may no longer be the champion. Without a ranker, lists
+    are joined by the mixup.
     """
+    from ml.champions import index_of, rolled_back_versions
     from ml.recommend.fusing import Fusion
     from ml.retrieval import Core, VectorIndex
 
-    adapter, title_index, id_index = (
-        require_champion(registry, kind, scope) for kind in ("adapter", "title_index", "id_index")
-    )
-    titles = registry.version("title_encoder", scope, title_index.tags["title_encoder_version"])
-    core = registry.version("item_embeddings", scope, id_index.tags["item_embeddings_version"])
+    kinds = ("adapter", "title_encoder", "item_embeddings")
+    found = {kind: require_champion(registry, kind, scope) for kind in kinds}
+    title_index = index_of(registry, "title_index", found["title_encoder"])
+    id_index = index_of(registry, "id_index", found["item_embeddings"])
     ranker = registry.champion("ranker", scope)
     return ServingModels(
         scope,
-        adapter,
-        titles,
-        core,
-        load_title_vectors(titles.folder),
-        VectorIndex.load(title_index.folder),
-        VectorIndex.load(id_index.folder),
-        Core.load(core.folder),
+        registry.version("adapter", scope, adapter) if adapter else found["adapter"],
+        found["title_encoder"],
+        found["item_embeddings"],
+        load_title_vectors(found["title_encoder"].folder),
+        None if title_index is None else VectorIndex.load(title_index.folder),
+        None if id_index is None else VectorIndex.load(id_index.folder),
+        Core.load(found["item_embeddings"].folder),
         ranker,
         None if ranker is None else Fusion.load(ranker.folder),
+        {column: frozenset(rolled_back_versions(registry, kind, scope)) for kind, column in VERSION_COLUMNS.items()},
     )
 
 
@@ -141,18 +156,26 @@ def night_id_index(models: ServingModels, shelf: Shelf, settings: Settings) -> V
     """Return an index of the shelf's items that CORE knows, or None if it knows none of them."""
     from ml.retrieval import VectorIndex
 
-    indexed = set(models.id_index.ids)
-    known = [item for item in shelf.items if item in indexed]
-    return VectorIndex.build(known, models.id_index.vectors_of(known), settings.index) if known else None
+    row_of = {item: row for row, item in enumerate(models.core.items)}
+    known = [item for item in shelf.items if item in row_of]
+    if not known:
+        return None
+    if models.id_index is not None and set(known) <= set(models.id_index.ids):
+        vectors = models.id_index.vectors_of(known)
+    else:
+        vectors = models.core.item_embeddings[[row_of[item] for item in known]]
+    return VectorIndex.build(known, vectors, settings.index)
 
 
-def shelf_vectors(index: VectorIndex, items: Sequence[str], encode, shelf: Shelf) -> np.ndarray:  # noqa: ANN001
+def shelf_vectors(
+    index: VectorIndex | None, items: Sequence[str], encode: Callable[[list[str]], np.ndarray], shelf: Shelf
+) -> np.ndarray:
     """Return the title vectors of `items`, from `index` where it has them, else from `encode`."""
-    known = set(index.ids)
+    known = set() if index is None else set(index.ids)
     old = [i for i in items if i in known]
     new = [i for i in items if i not in known]
     parts = {}
-    if old:
+    if index is not None and old:
         parts.update(zip(old, index.vectors_of(old), strict=True))
     if new:
         parts.update(zip(new, encode([shelf.titles[i] for i in new]), strict=True))

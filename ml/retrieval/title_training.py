@@ -109,31 +109,47 @@ class Validation:
     """Recall@10 of bought titles given their queries, among the catalogue's titles."""
 
     def __init__(self, encoder: TitleEncoder, validation: pa.Table, titles: Sequence[str], seed: int) -> None:
-        """At most 20,000 catalogue titles compete, a seeded sample, and always the bought ones."""
-        generator = np.random.default_rng(seed)
-        pairs = _newest_pairs(validation, MAX_VALIDATION)
-        distinct = list(dict.fromkeys(normalise_query(t) for t in titles))
-        if len(distinct) > VALIDATION_TITLES:
-            distinct = [distinct[i] for i in sorted(generator.choice(len(distinct), VALIDATION_TITLES, replace=False))]
-        candidates = list(dict.fromkeys([*pairs.title_texts, *distinct]))
-        self._query, self._title = pairs.query, pairs.title
-        self._query_tokens = encoder.tokenize(pairs.query_texts)
+        self._pairs, candidates = validation_candidates(validation, titles, MAX_VALIDATION, seed)
+        self._query_tokens = encoder.tokenize(self._pairs.query_texts)
         self._title_tokens = encoder.tokenize(candidates)
 
     def __bool__(self) -> bool:
-        return len(self._query) > 0
+        return len(self._pairs) > 0
 
     def recall_at_10(self, encoder: TitleEncoder) -> float:
         """Return the share of pairs whose title is among the ten closest to its query, ties against."""
         queries = encoder.encode_tokens(self._query_tokens)
         titles = encoder.encode_tokens(self._title_tokens)
-        hits = 0
-        for start in range(0, len(self._query), _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            scores = queries[self._query[rows]] @ titles.T
-            own = scores[np.arange(len(scores)), self._title[rows]]
-            hits += int(((scores >= own[:, None]).sum(axis=1) <= 10).sum())
-        return hits / len(self._query)
+        return float(hits_at_10(queries, titles, self._pairs).mean())
+
+
+def validation_candidates(
+    validation: pa.Table, titles: Sequence[str], limit: int, seed: int
+) -> tuple[Pairs, list[str]]:
+    """Return the newest `limit` pairs and the titles that each bought one is ranked among; a pair's title comes first.
+
+    At most 20,000 of the catalogue's `titles` compete, a seeded sample, and always the bought ones.
+    """
+    generator = np.random.default_rng(seed)
+    pairs = _newest_pairs(validation, limit)
+    distinct = list(dict.fromkeys(normalise_query(t) for t in titles))
+    if len(distinct) > VALIDATION_TITLES:
+        distinct = [distinct[i] for i in sorted(generator.choice(len(distinct), VALIDATION_TITLES, replace=False))]
+    return pairs, list(dict.fromkeys([*pairs.title_texts, *distinct]))
+
+
+def hits_at_10(queries: np.ndarray, titles: np.ndarray, pairs: Pairs) -> np.ndarray:
+    """Return bool [pairs]: whether a pair's title is among the ten closest to its query, ties against.
+
+    `queries` [distinct queries, dim] and `titles` [candidates, dim] are vectors in the order of the pairs' texts.
+    """
+    hits = []
+    for start in range(0, len(pairs), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        scores = queries[pairs.query[rows]] @ titles.T
+        own = scores[np.arange(len(scores)), pairs.title[rows]]
+        hits.append((scores >= own[:, None]).sum(axis=1) <= 10)
+    return np.concatenate(hits) if hits else np.empty(0, bool)
 
 
 def _newest_pairs(table: pa.Table, limit: int) -> Pairs:

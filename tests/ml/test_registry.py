@@ -100,14 +100,15 @@ def test_the_champion_is_what_was_promoted_last(registry, model_folder):
     registry.promote(first)
     second = register(registry, model_folder, scope)
     assert (first.version, second.version) == ("1", "2")
-    assert registry.champion("core", scope) == first
+    assert registry.champion("core", scope).version == first.version
     registry.promote(second)
     champion = registry.champion("core", scope)
-    assert champion == second and champion.scope == scope
+    assert (champion.version, champion.folder, champion.scope) == (second.version, second.folder, scope)
+    assert champion.tags["promoted_over"] == "1" and champion.tags["promoted_at"]
     assert (champion.as_of, champion.fitted_until) == ("2026-11-20", "2026-11-18")
     assert first.tags["note"] == "one" and first.tags["dagster_run_id"] == "d1"
     again = registry.version("core", scope, "1")
-    assert again == first and again.folder.is_dir()
+    assert again.folder == first.folder and again.folder.is_dir() and again.tags["promoted_over"] == "none"
     np.testing.assert_array_equal(np.load(again.folder / "inner" / "weights.npy"), np.arange(3.0))
     assert registry.client.get_registered_model(registered_name("core", scope)).tags["scope"] == scope
 
