@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.common import NightlyConfig, chosen_categories, scope_of, table_metadata
+from assets.define import asset
 from assets.plots import log_probabilities_figure, newest_days, plots, realised_figure, sources_figure
 from ml.measure import timed
 from ml.registry import ModelRegistry
@@ -15,7 +16,7 @@ from ml.settings import Settings
 from ml.warehouse import Warehouse
 
 
-@dg.asset(
+@asset(
     group_name="recommendations",
     deps=[
         "user_histories",
@@ -69,7 +70,7 @@ def generations(
     )
 
 
-@dg.asset(
+@asset(
     group_name="recommendations",
     deps=[
         "generations",
@@ -121,7 +122,7 @@ def recommendations(
     )
 
 
-@dg.asset(
+@asset(
     group_name="recommendations",
     deps=[
         "interactions",
