@@ -33,6 +33,10 @@ SELECTIONS = {
     "evaluate": EVALUATION,
     "experiment": EXPERIMENT,
 }
+WRITES, DAYS = "hemline/writes", "days"
+"""Tag of the jobs that write day tables: `dagster.yaml` lets one of their runs go on at a time, in the order asked."""
+_MAX_HOURS = {"ingest": 12, "nightly": 12, "train": 72, "fit": 72, "evaluate": 72, "experiment": 72}
+"""A run that takes longer hangs: run monitoring ends it and marks it failed."""
 DESCRIPTIONS = {
     "ingest": "Clean a range of days in one Spark session: what `train` needs before the first night.",
     "nightly": "One day, from the raw log to the published tables.",
@@ -48,6 +52,13 @@ DESCRIPTIONS = {
 def jobs() -> list[Any]:
     """Return every job over its assets."""
     return [
-        dg.define_asset_job(name, selection=dg.AssetSelection.assets(*keys), description=DESCRIPTIONS[name])
+        dg.define_asset_job(
+            name, selection=dg.AssetSelection.assets(*keys), description=DESCRIPTIONS[name], tags=_tags(name)
+        )
         for name, keys in SELECTIONS.items()
     ]
+
+
+def _tags(job: str) -> dict[str, str]:
+    tags = {WRITES: DAYS} if job in ("ingest", "nightly") else {}
+    return tags | ({"dagster/max_runtime": str(_MAX_HOURS[job] * 3600)} if job in _MAX_HOURS else {})
