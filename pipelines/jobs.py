@@ -4,11 +4,12 @@ from typing import Any
 
 import dagster as dg
 
+from assets.health import PRESENT
 from ml.tables import TABLES
 
 LOG = ["interactions", "rejected_interactions"]
 NIGHT_INPUTS = ["catalog", "base_model", "item_codes", "query_daily", "query_vectors", "query_memory"]
-NIGHT_TABLES = ["user_histories", "generations", "recommendations", "realised"]
+NIGHT_TABLES = ["user_histories", "generations", "recommendations", "realised", "night_health"]
 SEQUENCES = ["training_sequences", "query_title_pairs"]
 FITS = [
     "prompts",
@@ -51,11 +52,20 @@ DESCRIPTIONS = {
 
 def jobs() -> list[Any]:
     """Return every job over its assets."""
+    present = dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey("recommendations"), PRESENT))
     return [
+        *(
+            dg.define_asset_job(
+                name,
+                selection=dg.AssetSelection.assets(*keys) - present,
+                description=DESCRIPTIONS[name],
+                tags=_tags(name),
+            )
+            for name, keys in SELECTIONS.items()
+        ),
         dg.define_asset_job(
-            name, selection=dg.AssetSelection.assets(*keys), description=DESCRIPTIONS[name], tags=_tags(name)
-        )
-        for name, keys in SELECTIONS.items()
+            "health", selection=present, description="Whether last night's table is there, by the clock."
+        ),
     ]
 
 

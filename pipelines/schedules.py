@@ -1,6 +1,6 @@
-"""When jobs run by themselves: `nightly` after midnight in the shop's time zone, `train` once a week.
+"""When jobs run by themselves: `nightly` after midnight in the shop's time zone, `health` before work, `train` weekly.
 
-Both are on as soon as a daemon runs, and skip with a reason where there is nothing to do, so that a log that has ended
+All are on as soon as a daemon runs, and skip with a reason where there is nothing to do, so that a log that has ended
 (a demo's, a shop's of long ago) makes no failed run every night. A night skipped because its raw partition was late is
 started by `pipelines.sensors` once the partition is there.
 """
@@ -15,7 +15,7 @@ from ml.log import raw_days
 from ml.settings import POOLED, Settings
 from ml.warehouse import Warehouse
 
-NIGHT_CRON, WEEK_CRON = "30 1 * * *", "0 4 * * 1"
+NIGHT_CRON, MORNING_CRON, WEEK_CRON = "30 1 * * *", "30 7 * * *", "0 4 * * 1"
 NIGHT_TIME = timedelta(hours=1, minutes=30)
 """From midnight to the night's tick, by the shop's wall clock."""
 _ON = dg.DefaultScheduleStatus.RUNNING
@@ -46,7 +46,15 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         for scope in [*settings.categories, POOLED]:
             yield dg.RunRequest(run_key=f"{monday} {scope}", partition_key=scope)
 
-    return [every_night, every_week]
+    every_morning = dg.ScheduleDefinition(
+        name="every_morning",
+        job_name="health",
+        cron_schedule=MORNING_CRON,
+        execution_timezone=zone,
+        default_status=_ON,
+        description="Whether last night's table is there: red where it is not, whatever the reason.",
+    )
+    return [every_night, every_morning, every_week]
 
 
 def day_before(tick: datetime, settings: Settings) -> str:

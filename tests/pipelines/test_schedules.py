@@ -87,6 +87,7 @@ def test_the_schedules_run_without_being_turned_on(tmp_path):
     definitions = build_definitions(shop(tmp_path))
     assert {s.name: s.default_status for s in definitions.schedules or []} == {
         "every_night": dg.DefaultScheduleStatus.RUNNING,
+        "every_morning": dg.DefaultScheduleStatus.RUNNING,
         "every_week": dg.DefaultScheduleStatus.RUNNING,
     }
 
