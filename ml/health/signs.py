@@ -51,13 +51,16 @@ def overlap_with_yesterday(today: Numbers, history: Sequence[Numbers], settings:
 
 
 def carried_share(today: Numbers, history: Sequence[Numbers], settings: HealthSettings) -> Finding:
-    """Customers whose list is an older night's: no more than `max_carried`."""
-    return _at_most(today, "carried_share", settings.max_carried)
+    """The share of customers whose list is an older night's: no more than `max_carried_rise` above the usual."""
+    return _risen(today, history, settings, "carried_share", settings.max_carried_rise)
 
 
 def popular_share(today: Numbers, history: Sequence[Numbers], settings: HealthSettings) -> Finding:
-    """Customers who got the popular items for want of anything better: no more than `max_popular`."""
-    return _at_most(today, "popular_share", settings.max_popular)
+    """The share of customers who got the popular items: no more than `max_popular_rise` above the usual.
+
+    There is no share that is too large by itself: most customers have no history in a small category.
+    """
+    return _risen(today, history, settings, "popular_share", settings.max_popular_rise)
 
 
 def model_age(today: Numbers, history: Sequence[Numbers], settings: HealthSettings) -> Finding:
@@ -135,4 +138,19 @@ def _at_most(today: Numbers, metric: str, limit: float) -> Finding:
             found.compared[category] = value
             if value > limit:
                 found.problems.append(f"{category}: {metric} {value:.4g}, allowed are {limit:g}")
+    return found
+
+
+def _risen(today: Numbers, history: Sequence[Numbers], settings: HealthSettings, metric: str, rise: float) -> Finding:
+    found = Finding()
+    for (category, source, known), (value, _) in today.items():
+        if known != metric:
+            continue
+        usual = _usual(history, settings, category, source, metric)
+        if usual is None:
+            found.without_history.append(category)
+            continue
+        found.compared[category] = value
+        if value > usual + rise:
+            found.problems.append(f"{category}: {metric} {value:.4g}, usual {usual:.4g}, allowed is {rise:g} more")
     return found

@@ -90,8 +90,8 @@ def nights(tmp_path):
     [
         ({"users": 25}, "users_covered", ["Hats", "25", "40", "80%"]),
         ({"catalogue": 12}, "items_covered", ["Hats", "12", "30", "70%"]),
-        ({"sources": ("carried",)}, "carried_share", ["Hats", "1", "0.95"]),
-        ({"sources": ("popular", "retrieval")}, "popular_share", ["Hats", "0.5", "0.3"]),
+        ({"sources": ("carried",)}, "carried_share", ["Hats", "usual 0", "0.25 more"]),
+        ({"sources": ("popular", "retrieval")}, "popular_share", ["Hats", "0.5", "usual 0", "0.1 more"]),
         ({"fitted_until": day(-30)}, "model_age", ["Hats", "35", "21"]),
         ({"score": 3.0}, "score_distribution", ["Hats retrieval", "widths"]),
         ({"shift": 15}, "overlap_with_yesterday", ["Hats", "overlap 0", "usual 1"]),
@@ -122,7 +122,7 @@ def test_too_few_buyers_say_nothing_about_quality(nights):
 
 
 def test_thresholds_are_settings(tmp_path):
-    nights = Nights(tmp_path, max_popular=0.6, min_history=1)
+    nights = Nights(tmp_path, max_popular_rise=0.6, min_history=1)
     nights.publish(0)
     assert red(nights.publish(1, sources=("popular", "retrieval"))) == set()
     assert red(nights.publish(2, users=25)) == {"users_covered"}

@@ -14,6 +14,7 @@ from ml.warehouse import Warehouse
 from pipelines.build import build_definitions
 from pipelines.jobs import DAYS, WRITES
 from pipelines.late_data import MAX_REQUESTS
+from pipelines.run import missing_ranges
 from pipelines.sensors import look
 
 FIRST = date(2026, 5, 1)
@@ -48,15 +49,17 @@ class World:
         warehouse = Warehouse(self.settings.warehouse, grace_seconds=0)
         partitions = dg.DailyPartitionsDefinition(FIRST.isoformat())
 
-        @dg.asset(partitions_def=partitions)
+        @dg.asset(partitions_def=partitions, backfill_policy=dg.BackfillPolicy.single_run())
         def interactions(context: dg.AssetExecutionContext) -> None:
-            warehouse.publish("interactions", TABLES["interactions"].schema.empty_table(), date=context.partition_key)
-            if lists:
-                rows = TABLES["recommendations"].schema.empty_table()
-                warehouse.publish("recommendations", rows, date=context.partition_key, category="Clothing")
+            for made in context.partition_keys:
+                warehouse.publish("interactions", TABLES["interactions"].schema.empty_table(), date=made)
+                if lists:
+                    rows = TABLES["recommendations"].schema.empty_table()
+                    warehouse.publish("recommendations", rows, date=made, category="Clothing")
 
-        for number in numbers:
-            assert dg.materialize([interactions], instance=self.instance, partition_key=day(number)).success
+        for first, last in missing_ranges([day(number) for number in numbers], ()):
+            tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+            assert dg.materialize([interactions], instance=self.instance, tags=tags).success
 
     def tick(self, now=MORNING, keep=True):
         """One tick: what is asked for as (job, days), or why nothing is."""
