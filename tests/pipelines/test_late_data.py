@@ -198,10 +198,10 @@ def test_what_a_run_has_read_since_is_not_run_again(world):
 
 
 def test_nothing_is_asked_for_while_a_run_over_days_goes_on(world):
-    @dg.job(tags={WRITES: DAYS})
+    @dg.job
     def nightly() -> None: ...
 
-    run = world.instance.create_run_for_job(nightly, status=dg.DagsterRunStatus.STARTED)
+    run = world.instance.create_run_for_job(nightly, status=dg.DagsterRunStatus.STARTED, tags={WRITES: DAYS})
     world.deliver(14, name="more.parquet")
     world.tick()
     assert run.run_id in world.tick()
