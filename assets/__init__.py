@@ -13,6 +13,7 @@ def all_assets() -> list[dg.AssetsDefinition]:
     from assets import (
         evaluation,
         experiments,
+        health,
         language_model,
         log,
         memory,
@@ -24,13 +25,14 @@ def all_assets() -> list[dg.AssetsDefinition]:
     )
 
     modules = [
-        log, sequences, memory, prompts, language_model, retrieval, ranking, recommendations, evaluation, experiments,
+        log, sequences, memory, prompts, language_model, retrieval, ranking, recommendations, health, evaluation,
+        experiments,
     ]  # fmt: skip
     return [asset for asset in dg.load_assets_from_modules(modules) if isinstance(asset, dg.AssetsDefinition)]
 
 
 def all_asset_checks() -> list[dg.AssetChecksDefinition]:
     """Return every asset check."""
-    from assets import checks
+    from assets import checks, health
 
-    return list(dg.load_asset_checks_from_modules([checks]))
+    return [*dg.load_asset_checks_from_modules([checks]), *health.health_checks()]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.common import figure_markdown, newest_day, scope_of, table_metadata
+from assets.define import multi_asset
 from assets.tracking import fit_tags
 from ml.measure import timed
 from ml.registry import ModelRegistry
@@ -22,7 +23,7 @@ _TABLES = {
 _READ = ["training_sequences", "query_title_pairs", dg.AssetDep("adapter", partition_mapping=dg.AllPartitionMapping())]
 
 
-@dg.multi_asset(
+@multi_asset(
     name="evaluation",
     specs=[dg.AssetSpec(name, deps=_READ, description=description) for name, description in _TABLES.items()],
     group_name="evaluation",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.common import newest_day, table_metadata
+from assets.define import multi_asset
 from assets.tracking import code_version, fit_tags
 from ml.measure import timed
 from ml.registry import ModelRegistry
@@ -20,7 +21,7 @@ _ALL = dg.AllPartitionMapping()
 _READ = [dg.AssetDep(name, partition_mapping=_ALL) for name in ("training_sequences", "query_title_pairs")]
 
 
-@dg.multi_asset(
+@multi_asset(
     name="experiments",
     specs=[dg.AssetSpec(name, deps=_READ, description=description) for name, description in _TABLES.items()],
     group_name="evaluation",

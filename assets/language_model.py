@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.common import TrainConfig, as_of_day, figure_markdown, table_metadata
+from assets.define import asset, multi_asset
 from assets.tracking import fit_tags, judged
 from ml.measure import timed
 from ml.registry import ModelRegistry
@@ -12,7 +13,7 @@ from ml.settings import Settings
 from ml.warehouse import Warehouse
 
 
-@dg.asset(group_name="language_model")
+@asset(group_name="language_model")
 def base_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """The pinned local snapshot of the base language model: safetensors weights, configuration, tokenizer."""
     from ml.language_model import prepare_base_model, snapshot_fingerprint
@@ -31,7 +32,7 @@ def base_model(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     )
 
 
-@dg.multi_asset(
+@multi_asset(
     name="adapter",
     specs=[
         dg.AssetSpec(

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.common import newest_day, table_metadata
+from assets.define import asset, multi_asset
 from assets.plots import events_figure, newest_days, plots
 from ml.errors import BadInputError
 from ml.measure import timed
@@ -13,7 +14,7 @@ from ml.spark import SparkSource
 from ml.warehouse import Warehouse
 
 
-@dg.multi_asset(
+@multi_asset(
     name="interactions",
     specs=[
         dg.AssetSpec("interactions", description="Clean events with their category, one partition a day."),
@@ -66,7 +67,7 @@ def interactions(
     )
 
 
-@dg.asset(group_name="log", deps=["interactions"])
+@asset(group_name="log", deps=["interactions"])
 def catalog(
     context: dg.AssetExecutionContext,
     settings: dg.ResourceParam[Settings],

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from assets.common import newest_day, table_metadata
+from assets.define import asset
 from assets.plots import plots, products_figure
 from ml.measure import timed
 from ml.settings import Settings
@@ -10,7 +11,7 @@ from ml.spark import SparkSource
 from ml.warehouse import Warehouse
 
 
-@dg.asset(group_name="memory", deps=["interactions"], backfill_policy=dg.BackfillPolicy.single_run())
+@asset(group_name="memory", deps=["interactions"], backfill_policy=dg.BackfillPolicy.single_run())
 def query_daily(
     context: dg.AssetExecutionContext,
     warehouse: dg.ResourceParam[Warehouse],
@@ -27,7 +28,7 @@ def query_daily(
     return dg.MaterializeResult(metadata=table_metadata(published, preview, cost))
 
 
-@dg.asset(group_name="memory", deps=["interactions"])
+@asset(group_name="memory", deps=["interactions"])
 def query_vectors(
     context: dg.AssetExecutionContext,
     settings: dg.ResourceParam[Settings],
@@ -52,7 +53,7 @@ def query_vectors(
     )
 
 
-@dg.asset(group_name="memory", deps=["query_daily", "query_vectors"])
+@asset(group_name="memory", deps=["query_daily", "query_vectors"])
 def query_memory(
     settings: dg.ResourceParam[Settings],
     warehouse: dg.ResourceParam[Warehouse],

@@ -3,12 +3,13 @@
 import dagster as dg
 
 from assets.common import TrainConfig, scope_categories, table_metadata
+from assets.define import asset
 from ml.measure import timed
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 
 
-@dg.asset(group_name="prompts", deps=["catalog", "base_model"])
+@asset(group_name="prompts", deps=["catalog", "base_model"])
 def item_codes(
     settings: dg.ResourceParam[Settings],
     warehouse: dg.ResourceParam[Warehouse],
@@ -27,7 +28,7 @@ def item_codes(
     return dg.MaterializeResult(metadata=table_metadata([published], codes, cost))
 
 
-@dg.asset(group_name="prompts", deps=["training_sequences", "item_codes", "query_daily", "query_vectors"])
+@asset(group_name="prompts", deps=["training_sequences", "item_codes", "query_daily", "query_vectors"])
 def prompts(
     context: dg.AssetExecutionContext,
     config: TrainConfig,

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from assets.common import TrainConfig, as_of_day, scope_categories
+from assets.define import asset
 from assets.tracking import fit_tags, judged
 from ml.errors import BadInputError
 from ml.measure import timed
@@ -11,7 +12,7 @@ from ml.settings import Settings
 from ml.warehouse import Warehouse
 
 
-@dg.asset(
+@asset(
     group_name="retrieval",
     deps=["adapter", "title_encoder", "item_embeddings", "training_sequences", "query_daily", "query_vectors"],
 )

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assets.common import NightlyConfig, chosen_categories, scope_of, table_metadata
+from assets.define import asset
 from assets.plots import log_probabilities_figure, newest_days, plots, realised_figure, sources_figure
 from assets.tracking import code_version, fit_tags, settings_hash
 from ml.measure import timed
@@ -21,7 +22,7 @@ def _models(*names: str) -> list[dg.AssetDep]:
     return [dg.AssetDep(name, partition_mapping=dg.AllPartitionMapping()) for name in names]
 
 
-@dg.asset(
+@asset(
     group_name="recommendations",
     deps=[
         *("user_histories", "item_codes", "query_daily", "query_vectors", "catalog", "base_model"),
@@ -81,7 +82,7 @@ def generations(
     )
 
 
-@dg.asset(
+@asset(
     group_name="recommendations",
     deps=[
         *("generations", "user_histories", "catalog", "query_daily", "query_vectors"),
@@ -133,7 +134,7 @@ def recommendations(
     )
 
 
-@dg.asset(
+@asset(
     group_name="recommendations",
     deps=[
         "interactions",

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from assets.common import TrainConfig, as_of_day, scope_categories
+from assets.define import asset
 from assets.plots import epochs_figure, plots
 from assets.tracking import fit_tags, judged
 from ml.measure import timed
@@ -11,7 +12,7 @@ from ml.settings import Settings
 from ml.warehouse import Warehouse
 
 
-@dg.asset(group_name="retrieval", deps=["query_title_pairs"])
+@asset(group_name="retrieval", deps=["query_title_pairs"])
 def title_encoder(
     context: dg.AssetExecutionContext,
     config: TrainConfig,
@@ -47,7 +48,7 @@ def title_encoder(
     )
 
 
-@dg.asset(group_name="retrieval", deps=["title_encoder", "catalog"])
+@asset(group_name="retrieval", deps=["title_encoder", "catalog"])
 def title_index(
     context: dg.AssetExecutionContext,
     config: TrainConfig,
@@ -83,7 +84,7 @@ def title_index(
     )
 
 
-@dg.asset(group_name="retrieval", deps=["training_sequences"])
+@asset(group_name="retrieval", deps=["training_sequences"])
 def item_embeddings(
     context: dg.AssetExecutionContext,
     config: TrainConfig,
@@ -122,7 +123,7 @@ def item_embeddings(
     )
 
 
-@dg.asset(group_name="retrieval", deps=["item_embeddings"])
+@asset(group_name="retrieval", deps=["item_embeddings"])
 def id_index(
     context: dg.AssetExecutionContext,
     config: TrainConfig,

@@ -4,6 +4,7 @@ import dagster as dg
 import pyarrow as pa
 
 from assets.common import TrainConfig, as_of_day, table_metadata
+from assets.define import asset
 from assets.plots import item_steps_figure, plots
 from ml.measure import timed
 from ml.settings import POOLED, Settings
@@ -11,7 +12,7 @@ from ml.spark import SparkSource
 from ml.warehouse import Warehouse
 
 
-@dg.asset(
+@asset(
     group_name="sequences",
     deps=[dg.AssetDep("interactions", partition_mapping=dg.AllPartitionMapping())],
 )
@@ -50,7 +51,7 @@ def training_sequences(
     )
 
 
-@dg.asset(
+@asset(
     group_name="sequences",
     deps=["training_sequences", "catalog"],
 )
@@ -76,7 +77,7 @@ def query_title_pairs(
     return dg.MaterializeResult(metadata=table_metadata(published, preview, cost))
 
 
-@dg.asset(group_name="sequences", deps=["interactions"])
+@asset(group_name="sequences", deps=["interactions"])
 def user_histories(
     context: dg.AssetExecutionContext,
     settings: dg.ResourceParam[Settings],

@@ -301,6 +301,22 @@ class ExperimentSettings(Section):
     seed: int = 0
 
 
+class HealthSettings(Section):
+    """When a night's table is called small, stale or drifted; shares of the usual are of the days before's median."""
+
+    history_days: Positive = Field(default=14, description="published days before the night that it is compared with")
+    min_history: Positive = Field(default=3, description="with fewer of them there is no usual, and the check passes")
+    min_users: Share = Field(default=0.8, description="customers with a list, of the usual")
+    min_items: Share = Field(default=0.7, description="distinct items recommended, of the usual")
+    max_carried_rise: Share = Field(default=0.25, description="share of lists of older nights, above the usual")
+    max_popular_rise: Share = Field(default=0.1, description="share of lists of popular items, above the usual")
+    max_model_age_days: Positive = Field(default=21, description="days since the newest event a model has seen")
+    max_score_shift: float = Field(default=0.5, gt=0, description="move of the median score, in widths p10 to p90")
+    min_overlap: Share = Field(default=0.3, description="items that stood in a customer's list before, of the usual")
+    min_realised: Share = Field(default=0.5, description="realised recall, of the usual")
+    min_buyers: Positive = Field(default=30, description="buyers below which a day's realised recall is not compared")
+
+
 class SparkSettings(Section):
     """The Spark session. Any Spark setting goes into `conf`."""
 
@@ -341,6 +357,7 @@ class Settings(Section):
     recommendations: RecommendationSettings = RecommendationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     experiments: ExperimentSettings = ExperimentSettings()
+    health: HealthSettings = HealthSettings()
     spark: SparkSettings = SparkSettings()
 
     @property

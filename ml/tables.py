@@ -346,6 +346,21 @@ _ALL = [
         personal=(),
     ),
     _table(
+        "night_health",
+        "a number that tells whether a night's table is like those before it",
+        [
+            Column("category", S, "The category."),
+            Column("source", S, "all, or the source of the customers' lists."),
+            Column("metric", S, "users, items, carried_share, popular_share, model_age_days, score_p10, score_p50, "
+                   "score_p90, overlap or recall."),
+            Column("value", F64, "Its value; null where it cannot be told.", False),
+            Column("customers", I64, "Customers it is told from."),
+        ],
+        levels=("date",),
+        key=("category", "source", "metric"),
+        personal=(),
+    ),
+    _table(
         "evaluation_metrics",
         "a metric of one system with its interval",
         [

@@ -12,6 +12,7 @@ from pipelines.jobs import jobs
 from pipelines.partitions import with_partitions
 from pipelines.resources import resources
 from pipelines.schedules import schedules
+from pipelines.sensors import sensors
 from pipelines.settings import load_settings
 
 
@@ -20,11 +21,13 @@ def build_definitions(
 ) -> dg.Definitions:
     """Return the definitions for `settings` (default: the effective ones), with resources replaced where asked."""
     settings = settings or load_settings().settings
+    made = jobs()
     return dg.Definitions(
         assets=with_partitions(all_assets(), settings),
         asset_checks=all_asset_checks(),
-        jobs=jobs(),
+        jobs=made,
         schedules=schedules(settings),
+        sensors=sensors(settings, made),
         resources={**resources(settings), **(resource_overrides or {})},
         executor=dg.in_process_executor,  # a Spark session and a model are loaded once per run, not once per step
         loggers={"console": console_logger},

@@ -4,11 +4,12 @@ from typing import Any
 
 import dagster as dg
 
+from assets.health import PRESENT
 from ml.tables import TABLES
 
 LOG = ["interactions", "rejected_interactions"]
 NIGHT_INPUTS = ["catalog", "base_model", "item_codes", "query_daily", "query_vectors", "query_memory"]
-NIGHT_TABLES = ["user_histories", "generations", "recommendations", "realised"]
+NIGHT_TABLES = ["user_histories", "generations", "recommendations", "realised", "night_health"]
 SEQUENCES = ["training_sequences", "query_title_pairs"]
 FITS = [
     "prompts",
@@ -33,6 +34,10 @@ SELECTIONS = {
     "evaluate": EVALUATION,
     "experiment": EXPERIMENT,
 }
+WRITES, DAYS = "hemline/writes", "days"
+"""Tag of the jobs that write day tables: `dagster.yaml` lets one of their runs go on at a time, in the order asked."""
+_MAX_HOURS = {"ingest": 12, "nightly": 12, "train": 72, "fit": 72, "evaluate": 72, "experiment": 72}
+"""A run that takes longer hangs: run monitoring ends it and marks it failed."""
 DESCRIPTIONS = {
     "ingest": "Clean a range of days in one Spark session: what `train` needs before the first night.",
     "nightly": "One day, from the raw log to the published tables.",
@@ -47,7 +52,23 @@ DESCRIPTIONS = {
 
 def jobs() -> list[Any]:
     """Return every job over its assets."""
+    present = dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey("recommendations"), PRESENT))
     return [
-        dg.define_asset_job(name, selection=dg.AssetSelection.assets(*keys), description=DESCRIPTIONS[name])
-        for name, keys in SELECTIONS.items()
+        *(
+            dg.define_asset_job(
+                name,
+                selection=dg.AssetSelection.assets(*keys) - present,
+                description=DESCRIPTIONS[name],
+                tags=_tags(name),
+            )
+            for name, keys in SELECTIONS.items()
+        ),
+        dg.define_asset_job(
+            "health", selection=present, description="Whether last night's table is there, by the clock."
+        ),
     ]
+
+
+def _tags(job: str) -> dict[str, str]:
+    tags = {WRITES: DAYS} if job in ("ingest", "nightly") else {}
+    return tags | ({"dagster/max_runtime": str(_MAX_HOURS[job] * 3600)} if job in _MAX_HOURS else {})

@@ -1,27 +1,88 @@
-"""When jobs run by themselves: `nightly` after midnight in the shop's time zone, `train` once a week."""
+"""When jobs run by themselves: `nightly` after midnight in the shop's time zone, `health` before work, `train` weekly.
+
+All are on as soon as a daemon runs, and skip with a reason where there is nothing to do, so that a log that has ended
+(a demo's, a shop's of long ago) makes no failed run every night. A night skipped because its raw partition was late is
+started by `pipelines.sensors` once the partition is there.
+"""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 
 import dagster as dg
 
+from ml.errors import BadInputError
+from ml.log import raw_days
 from ml.settings import POOLED, Settings
+from ml.warehouse import Warehouse
+
+NIGHT_CRON, MORNING_CRON, WEEK_CRON = "30 1 * * *", "30 7 * * *", "0 4 * * 1"
+NIGHT_TIME = timedelta(hours=1, minutes=30)
+"""From midnight to the night's tick, by the shop's wall clock."""
+_ON = dg.DefaultScheduleStatus.RUNNING
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """Return the schedules; both are off until someone turns them on."""
-    zone = settings.log.time_zone
+    """Return the schedules, in the shop's time zone."""
+    zone, warehouse = settings.log.time_zone, Warehouse(settings.warehouse)
 
-    @dg.schedule(job_name="nightly", cron_schedule="30 1 * * *", execution_timezone=zone, name="every_night")
-    def every_night(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    @dg.schedule(
+        name="every_night", job_name="nightly", cron_schedule=NIGHT_CRON, execution_timezone=zone, default_status=_ON
+    )
+    def every_night(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """Yesterday, through `recommendations` and `realised`."""
-        day = (context.scheduled_execution_time.astimezone(settings.log.zone) - timedelta(days=1)).date().isoformat()
-        return dg.RunRequest(run_key=day, partition_key=day)
+        day = day_before(context.scheduled_execution_time, settings)
+        return why_no_night(settings, day) or dg.RunRequest(run_key=day, partition_key=day)
 
-    @dg.schedule(job_name="train", cron_schedule="0 4 * * 1", execution_timezone=zone, name="every_week")
-    def every_week(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+    @dg.schedule(
+        name="every_week", job_name="train", cron_schedule=WEEK_CRON, execution_timezone=zone, default_status=_ON
+    )
+    def every_week(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         """Every category's models, then the pooled ones."""
+        monday = context.scheduled_execution_time.astimezone(settings.log.zone).date()
+        nothing = why_no_training(warehouse, monday)
+        if nothing:
+            yield nothing
+            return
         for scope in [*settings.categories, POOLED]:
-            yield dg.RunRequest(run_key=f"{context.scheduled_execution_time.date()} {scope}", partition_key=scope)
+            yield dg.RunRequest(run_key=f"{monday} {scope}", partition_key=scope)
 
-    return [every_night, every_week]
+    every_morning = dg.ScheduleDefinition(
+        name="every_morning",
+        job_name="health",
+        cron_schedule=MORNING_CRON,
+        execution_timezone=zone,
+        default_status=_ON,
+        description="Whether last night's table is there: red where it is not, whatever the reason.",
+    )
+    return [every_night, every_morning, every_week]
+
+
+def day_before(tick: datetime, settings: Settings) -> str:
+    """Return the day that ended last before `tick` by the shop's calendar, however many hours that day had."""
+    return (tick.astimezone(settings.log.zone).date() - timedelta(days=1)).isoformat()
+
+
+def why_no_night(settings: Settings, day: str) -> dg.SkipReason | None:
+    """Return why `nightly` cannot make `day` now; None where it can."""
+    if day < settings.start_date:
+        return dg.SkipReason(f"{day} is before the log's first day {settings.start_date} (setting `start_date`)")
+    try:
+        known = raw_days(settings.raw_log)
+    except BadInputError as error:
+        return dg.SkipReason(str(error))
+    if day in known:
+        return None
+    return dg.SkipReason(
+        f"the raw partition {settings.raw_log / f'event_date={day}'} is not there yet, the newest is {known[-1]}; "
+        "the sensor late_data starts this night when it arrives"
+    )
+
+
+def why_no_training(warehouse: Warehouse, monday: date) -> dg.SkipReason | None:
+    """Return why models fitted now would be last week's again; None where the past week has a published day."""
+    days = warehouse.days("interactions")
+    if not days:
+        return dg.SkipReason("no day of events is published yet: `hemline train` makes the first models")
+    if days[-1] < (monday - timedelta(days=7)).isoformat():
+        return dg.SkipReason(f"no day was published since the last week's models: the newest is {days[-1]}")
+    return None

@@ -65,6 +65,15 @@ def partition_window(days: Sequence[str], late_days: int) -> list[str]:
     )
 
 
+def days_made_from(partition: str, late_days: int) -> list[str]:
+    """Return the days whose `interactions` can change with the raw partition: `partition_window` the other way round.
+
+    Day D is made from D−1 … D+`late_days`, so partition P counts for P−`late_days` … P+1 and no other day: a duplicate
+    is resolved inside a day's own window, and a search looks for its category on its own day alone.
+    """
+    return [(date.fromisoformat(partition) + timedelta(n)).isoformat() for n in range(-late_days, 2)]
+
+
 def read_raw(spark: SparkSession, raw_log: Path, days: Sequence[str]) -> DataFrame:
     """Return the rows of the raw partitions `days` (see `partition_window`), Parquet, CSV and JSON lines alike.
 

@@ -7,11 +7,12 @@ lock files.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,6 +38,26 @@ def partition_lock(root: Path, partition: Path, timeout: float) -> Iterator[None
             f"{partition}: another process has been publishing this partition for {timeout:.0f} s. Wait for it or "
             f"stop it, then run again."
         ) from error
+
+
+@contextmanager
+def step_lock(root: Path, name: str, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of a step's name; `on_wait` is called once if another holds it, who is waited for however long.
+
+    A process that dies lets go of it.
+    """
+    path = root / "_locks" / "_steps" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        on_wait()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

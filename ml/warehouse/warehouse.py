@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from ml.tables import Table
 from ml.warehouse import paths, spark_io
 from ml.warehouse.contents import check_files, write_rows
 from ml.warehouse.files import clear_errors, fsync_folder, fsync_path, name_by_content, put_in_place, same_content
-from ml.warehouse.staging import partition_lock, set_outgoing, work_folder
+from ml.warehouse.staging import partition_lock, set_outgoing, step_lock, work_folder
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
@@ -229,6 +229,10 @@ class Warehouse:
         elif days is not None:
             found = [(values, files) for values, files in found if values["date"] in set(days)]
         return spark_io.read_frame(spark, spec, self.root, found)
+
+    def step(self, name: str, on_wait: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
+        """Hold the lock of a step that writes here, so that it runs once at a time over all processes of a machine."""
+        return step_lock(self.root, name, on_wait)
 
     def exists(self, table: str, **levels: str) -> bool:
         """Whether any partition with the given level values is published; an empty one counts."""

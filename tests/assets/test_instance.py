@@ -5,6 +5,7 @@ import pytest
 from small_shop import CATEGORIES, EVE, LAST
 
 from assets import all_assets
+from ml.health import SIGNS
 from ml.tables import TABLES
 from pipelines.jobs import EXPERIMENT
 from pipelines.resources import model_registry
@@ -70,7 +71,7 @@ def test_every_run_succeeded_and_all_checks_passed(shop):
         ]  # fmt: skip
     assert {check.check_name for check in checks} == {
         "lists_keep_their_promises", "every_active_customer_has_a_list", "events_belong_to_their_day",
-        "every_item_has_its_own_code", "no_step_from_the_future",
+        "every_item_has_its_own_code", "no_step_from_the_future", *SIGNS,
     }  # fmt: skip
     assert [c.check_name for c in checks if not c.passed] == []
 

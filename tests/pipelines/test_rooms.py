@@ -54,8 +54,8 @@ GRAPH = {
     "nightly": {
         "": ["base_model", "catalog", "item_codes", "query_memory", "query_vectors"],
         "day": [
-            "generations", "interactions", "query_daily", "realised", "recommendations", "rejected_interactions",
-            "user_histories",
+            "generations", "interactions", "night_health", "query_daily", "realised", "recommendations",
+            "rejected_interactions", "user_histories",
         ],
     },
     "prepare": {"": ["base_model", "catalog", "item_codes", "query_vectors"]},
@@ -69,6 +69,7 @@ GRAPH = {
         ]
     },
     "experiment": {"experiment": ["experiment_metrics", "experiment_ranks"]},
+    "health": {},
 }  # fmt: skip
 
 
