@@ -10,6 +10,7 @@ from ml.errors import BadInputError, HemlineError
 
 _NETWORK = {
     "requests.exceptions.ConnectionError", "requests.exceptions.Timeout", "requests.exceptions.ChunkedEncodingError",
+    "requests.exceptions.RetryError",  # only answers that may pass are retried
     "urllib3.exceptions.ProtocolError", "urllib3.exceptions.TimeoutError", "urllib3.exceptions.MaxRetryError",
     "httpx.TimeoutException", "httpx.NetworkError", "httpx.RemoteProtocolError",
     "botocore.exceptions.ConnectionError", "botocore.exceptions.HTTPClientError",

@@ -116,11 +116,12 @@ with dg.DagsterInstance.local_temp(home) as instance:
 @pytest.mark.parametrize("days", [("2026-01-02", "2026-01-02"), ("2026-01-02", "2026-01-03")])
 def test_two_processes_take_turns_in_a_step(tmp_path, days):
     log = tmp_path / "log"
-    arguments = [sys.executable, "-c", STEP, str(tmp_path / "warehouse"), str(tmp_path / "dagster")]
-    (tmp_path / "dagster").mkdir()
-    children = [
-        subprocess.Popen([*arguments, day, str(log)], cwd=ROOT, stderr=subprocess.PIPE, text=True) for day in days
-    ]
+    homes = [tmp_path / "dagster of one", tmp_path / "dagster of the other"]
+    children = []
+    for home, day in zip(homes, days, strict=True):
+        home.mkdir()
+        command = [sys.executable, "-c", STEP, str(tmp_path / "warehouse"), str(home), day, str(log)]
+        children.append(subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True))
     said = [child.communicate(timeout=120)[1] for child in children]
     assert [child.returncode for child in children] == [0, 0], said
     assert [line.split()[0] for line in log.read_text().splitlines()] == ["in", "out", "in", "out"]

@@ -28,7 +28,7 @@ from ml.tables import TABLES
 ITEMS = [f"item-{i:03}" for i in range(60)]
 COLOURS = ("red", "blue", "green")
 OPTIONS = RankerSettings(min_examples=5, epochs=40, patience=40, held_out_share=0.2)
-ALWAYS = OPTIONS.model_copy(update={"use_answers": "always"})
+ALWAYS = OPTIONS.model_copy(update={"use_answers": "always", "epochs": 10})
 
 
 class WordVectors:
@@ -231,8 +231,8 @@ def test_answers_that_tell_are_used_and_others_do_no_harm():
 
 def test_answers_are_used_where_they_raise_validation():
     used = []
-    for questions in (_answered(40, True), *(_answered(40, False, seed) for seed in range(3))):
-        found = fit_stacked(questions, OPTIONS)
+    for questions in (_answered(30, True), *(_answered(30, False, seed) for seed in range(3))):
+        found = fit_stacked(questions, OPTIONS.model_copy(update={"epochs": 5}))
         gain = np.mean(ndcg_at_k(found.ranks_with, 10)) - np.mean(ndcg_at_k(found.ranks_without, 10))
         used.append(found.ranker.uses_answers)
         assert used[-1] == (gain > 0)
@@ -241,8 +241,8 @@ def test_answers_are_used_where_they_raise_validation():
 
 def test_customers_without_an_answer_are_ranked_as_if_nobody_had_one(tmp_path):
     questions = _answered(60, True)
-    stacked = fit_stacked(questions, OPTIONS).ranker
-    alone = fit_stacked(Questions(questions.plain), OPTIONS)
+    stacked = fit_stacked(questions, OPTIONS.model_copy(update={"epochs": 5})).ranker
+    alone = fit_stacked(Questions(questions.plain), OPTIONS.model_copy(update={"epochs": 5}))
     assert not alone.ranker.uses_answers
     assert alone.ranks_with == alone.ranks_without == []
     features = questions.plain[0].features
@@ -256,7 +256,7 @@ def test_customers_without_an_answer_are_ranked_as_if_nobody_had_one(tmp_path):
 def test_a_bought_item_that_nobody_proposed_is_no_candidate():
     questions = _answered(30, True)
     questions.plain[3] = questions.answered[4] = None
-    stacked = fit_stacked(questions, OPTIONS)
+    stacked = fit_stacked(questions, OPTIONS.model_copy(update={"epochs": 5}))
     assert np.isnan(stacked.ranks_without[3]) and not np.isnan(stacked.ranks_with[3]), "the answer proposed it"
     assert np.isnan(stacked.ranks_with[4])
 

@@ -90,7 +90,7 @@ def test_a_ranker_is_scored_by_questions_that_it_was_not_fitted_on():
     questions = _answered(40, False).plain  # their features say nothing of the target: only by memory can it be named
     questions[5] = None
     stacked = fit_stacked(Questions(questions), OPTIONS.model_copy(update={"epochs": 20}), rank_all=True)
-    fitted = FittedRanker(Fitted(None, "ranker", 40, ""), 0, None, questions, stacked.unseen_ranks)
+    fitted = FittedRanker(Fitted(None, "ranker", 40, ""), 0, None, False, questions, stacked.unseen_ranks)
     trial = ranker_trial(Settings(), fitted)
     seen = trial.score(Fusion(stacked.ranker, {}))
     assert len(seen) == len(trial.own) == 40 and seen[5] == trial.own[5] == 0.0

@@ -105,8 +105,11 @@ def test_an_empty_day_carries_the_lists_of_those_still_active(spoiled):
         was = {(r["user_id"], r["rank"]): r for r in spoiled.rows("recommendations", date=EVE, category=category)}
         now = {(r["user_id"], r["rank"]): r for r in spoiled.rows("recommendations", date=LAST, category=category)}
         assert set(was) == set(now)
-    answers = [r for c in ("Clothing", "Footwear", "Bags") for r in spoiled.rows("generations", date=LAST, category=c)]
-    assert answers and {r["generated_on"] for r in answers} == {EVE}, "no prompt changed, so nothing was written again"
+        was, now = (
+            {row["user_id"]: row for row in spoiled.rows("generations", date=day, category=category)}
+            for day in (EVE, LAST)
+        )
+        assert all(now[user] == row for user, row in was.items()), "no prompt changed, so no answer was written again"
     assert all(r["buyers"] == 0 and r["value"] is None for r in spoiled.rows("realised", date=LAST))
 
 

@@ -84,6 +84,7 @@ def asked_days(request):
 
 @pytest.fixture
 def instance(tmp_path):
+    (tmp_path / "dagster").mkdir()
     with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as made:
         yield made
 
