@@ -260,6 +260,9 @@ class RecommendationSettings(Section):
     exclude_bought: bool = False
 
 
+MoreSystem = Literal["gru4rec", "sasrec", "bert4rec", "nextitnet", "recformer", "recformer_queries"]
+
+
 class EvaluationSettings(Section):
     """How systems are compared (paper 5.1)."""
 
@@ -276,7 +279,7 @@ class EvaluationSettings(Section):
         default=True,
         description="beside fusion, rank by the paper's mixup too (asks the language model about every test example)",
     )
-    more_systems: list[Literal["gru4rec", "sasrec", "bert4rec", "nextitnet", "recformer", "recformer_queries"]] = Field(
+    more_systems: list[MoreSystem] = Field(
         default=[], description="systems beside popularity, Markov, item-kNN and CORE; they take long"
     )
     baselines: BaselineSettings = BaselineSettings()

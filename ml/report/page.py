@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from ml.errors import BadInputError
 from ml.files import write_file
@@ -15,7 +15,7 @@ from ml.report.customers import customers
 from ml.report.figures import METRICS, breakdown_figure, cost_figure, differences_figure, systems_figure
 from ml.report.names import ACTIONS, SPLITS, in_order, metric_name, system_name
 from ml.report.studies import experiment_figures, experiment_rows
-from ml.settings import Settings
+from ml.settings import MoreSystem, Settings
 from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def _view(
         "examples": metrics[0]["examples"],
         "head": [metric_name(metric, metrics[0]["k"]) for metric in METRICS],
         "systems": _system_rows(metrics, differences, costs),
+        "missing": _missing({row["system"] for row in metrics}, view[1]),
         "claim": _claim(metrics, differences),
         "figures": _pictures([(title, f"{stem}-{name}", figure) for title, name, figure in figures], folder),
         "customers": customers(warehouse, category, *view),
@@ -116,6 +117,12 @@ def _system_rows(
         }
         for name in in_order(present)
     ]
+
+
+def _missing(present: set[str], actions: str) -> list[dict[str, str]]:
+    """Return the systems that have no row in a view, with their setting; Recformer with queries needs searches."""
+    known = [name for name in get_args(MoreSystem) if name != "recformer_queries" or actions == "all"]
+    return [{"name": system_name(name, present), "setting": name} for name in known if name not in present]
 
 
 def _claim(metrics: Sequence[dict[str, Any]], differences: Sequence[dict[str, Any]]) -> str:

@@ -81,6 +81,8 @@ def test_the_page_holds_every_view_and_needs_nothing_else(settings, evaluated, t
         assert f"Hats &amp; $caps: {view}" in text
     for system in ("ours (fusion)", "ours (the paper&#39;s mixup)", "SASRec", "new_system"):
         assert text.count(f"<td>{system}</td>") == 2, system
+    for system, views in {"gru4rec": 2, "recformer": 2, "recformer_queries": 1, "sasrec": 0}.items():
+        assert text.count(f"more_systems: [{system}]") == views, "a system that was not run says how to run it"
     assert "Nothing: " not in text, "a category without examples has no section"
     assert 'hemline experiments "zero_shot_Nothing"' in text, "what is missing says how to make it"
     assert not re.search(r'(src|href)="(?!data:image/png;base64,|#)', text), "no other file, no other host"
@@ -136,7 +138,7 @@ def test_experiments_that_ran_have_their_rows_and_the_papers_figures(settings, e
     text = write_report(settings, evaluated, tmp_path).read_text()
     assert {"experiments-zero_shot.png", "experiments-low_resource.png"} <= {p.name for p in tmp_path.glob("*.png")}
     assert "figure 5" in text and "figure 6" in text
-    assert text.count("<td>Recformer with queries</td>") == 3
+    assert text.count("<td>Recformer with queries</td>") == 3 + 1, "of the experiments, and the view it was not run in"
     assert 'hemline experiments "low_resource_0.25"' in text and 'hemline experiments "low_resource_0.5"' not in text
 
 
