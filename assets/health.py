@@ -1,13 +1,14 @@
 """Whether last night's table is there and like those before it: `night_health`, its history, and the checks on it."""
 
 from collections.abc import Mapping
-from datetime import datetime, time, timedelta
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
 
 from assets.common import table_metadata
 from assets.define import asset
+from ml.days import last_ended_day
 from ml.health.signs import SIGNS, Numbers, Sign
 from ml.measure import timed
 from ml.settings import HealthSettings, Settings
@@ -91,8 +92,7 @@ def check_presence(settings: Settings, warehouse: Warehouse, now: datetime) -> d
     """Fail where a category has no table of the day that ended last before `now`; say whether its raw log is there."""
     from ml.health import missing_categories
 
-    midnight = datetime.combine(now.astimezone(settings.log.zone).date(), time())
-    day = (midnight - timedelta(days=1)).date().isoformat()
+    day = last_ended_day(now, settings.log.zone)
     missing = missing_categories(warehouse, day, settings.categories)
     if not missing:
         return dg.AssetCheckResult(passed=True, metadata={"day": day})

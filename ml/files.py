@@ -12,7 +12,7 @@ from typing import Any
 _TEMPORARY = ".tmp"
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Force a file or a folder's entries to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -24,8 +24,8 @@ def sync(path: Path) -> None:
 def sync_tree(folder: Path) -> None:
     """Force every file and folder below `folder`, and itself, to disk."""
     for path in sorted(folder.rglob("*"), reverse=True):
-        sync(path)
-    sync(folder)
+        fsync_path(path)
+    fsync_path(folder)
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -33,9 +33,9 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     write(temporary)
-    sync(temporary)
+    fsync_path(temporary)
     temporary.replace(path)
-    sync(path.parent)
+    fsync_path(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -64,7 +64,7 @@ def make_folder(folder: Path, fill: Callable[[Path], object]) -> None:
     sync_tree(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
-    sync(folder.parent)
+    fsync_path(folder.parent)
 
 
 def remove_temporaries(folder: Path) -> None:

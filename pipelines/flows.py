@@ -45,7 +45,7 @@ def train(runner: Runner, as_of: str | None = None, categories: Sequence[str] = 
     """Fit and promote the models of `categories` (default: all), then the pooled ones if any of them uses those."""
     settings = runner.settings
     as_of = as_of or newest_raw_day(runner)
-    chosen = known_categories(runner, categories)
+    chosen = known_categories(runner.settings, categories)
     outcomes = ingest(runner, as_of)
     outcomes.append(runner.run("prepare"))
     for category in chosen:
@@ -59,7 +59,7 @@ def train(runner: Runner, as_of: str | None = None, categories: Sequence[str] = 
 def nightly(runner: Runner, day: str | None = None, categories: Sequence[str] = ()) -> Outcome:
     """Make one day's tables; days before it that were never ingested are ingested first."""
     day = known_day(runner, day or newest_raw_day(runner))
-    chosen = known_categories(runner, categories)
+    chosen = known_categories(runner.settings, categories)
     before = [d for d in finished_days(runner.settings) if d < day]
     if before and before[-1] >= runner.settings.start_date:
         ingest(runner, before[-1])
@@ -68,7 +68,7 @@ def nightly(runner: Runner, day: str | None = None, categories: Sequence[str] = 
 
 def evaluate(runner: Runner, categories: Sequence[str] = ()) -> list[Outcome]:
     """Score every system on the held-out purchases of `categories`."""
-    return [runner.run("evaluate", category) for category in known_categories(runner, categories)]
+    return [runner.run("evaluate", category) for category in known_categories(runner.settings, categories)]
 
 
 def experiments(runner: Runner, names: Sequence[str] = ()) -> list[Outcome]:
@@ -128,12 +128,12 @@ def known_day(runner: Runner, day: str) -> str:
     return day
 
 
-def known_categories(runner: Runner, categories: Sequence[str]) -> list[str]:
+def known_categories(settings: Settings, categories: Sequence[str]) -> list[str]:
     """Return `categories`, or all; raises BadInputError for one that is not in the settings."""
     for category in categories:
-        if category not in runner.settings.categories:
-            raise BadInputError(f"--category {category!r}: expected one of {runner.settings.categories}")
-    return list(categories) or list(runner.settings.categories)
+        if category not in settings.categories:
+            raise BadInputError(f"--category {category!r}: expected one of {settings.categories}")
+    return list(categories) or list(settings.categories)
 
 
 def as_of_config(job: str, as_of: str) -> Mapping[str, Mapping[str, Any]]:

@@ -12,9 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from assets.common import scope_of
-from ml.errors import BadInputError
 from ml.settings import Settings
 from ml.warehouse import Warehouse
+from pipelines.flows import known_categories
 from pipelines.resources import model_registry
 from pipelines.run import dagster_home
 
@@ -40,11 +40,8 @@ def roll_back(settings: Settings, kind: str, categories: Sequence[str] = ()) -> 
 
 def model_scopes(settings: Settings, categories: Sequence[str] = ()) -> dict[str, str]:
     """Return the model partition that serves each of `categories` (default: all); raises BadInputError for another."""
-    for category in categories:
-        if category not in settings.categories:
-            raise BadInputError(f"--category {category!r}: expected one of {settings.categories}")
-    warehouse = Warehouse(settings.warehouse)
-    return {category: scope_of(settings, warehouse, category) for category in categories or settings.categories}
+    chosen, warehouse = known_categories(settings, categories), Warehouse(settings.warehouse)
+    return {category: scope_of(settings, warehouse, category) for category in chosen}
 
 
 def print_rollbacks(console: Console, settings: Settings, done: Sequence[Rollback]) -> None:

@@ -6,10 +6,11 @@ started by `pipelines.sensors` once the partition is there.
 """
 
 from collections.abc import Iterator
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 
 import dagster as dg
 
+from ml.days import last_ended_day
 from ml.errors import BadInputError
 from ml.log import raw_days
 from ml.settings import POOLED, Settings
@@ -30,7 +31,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     )
     def every_night(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """Yesterday, through `recommendations` and `realised`."""
-        day = day_before(context.scheduled_execution_time, settings)
+        day = last_ended_day(context.scheduled_execution_time, settings.log.zone)
         return why_no_night(settings, day) or dg.RunRequest(run_key=day, partition_key=day)
 
     @dg.schedule(
@@ -55,11 +56,6 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         description="Whether last night's table is there: red where it is not, whatever the reason.",
     )
     return [every_night, every_morning, every_week]
-
-
-def day_before(tick: datetime, settings: Settings) -> str:
-    """Return the day that ended last before `tick` by the shop's calendar, however many hours that day had."""
-    return (tick.astimezone(settings.log.zone).date() - timedelta(days=1)).isoformat()
 
 
 def why_no_night(settings: Settings, day: str) -> dg.SkipReason | None:

@@ -9,11 +9,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, time, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ml.days import end_of_day
 from ml.errors import BadInputError
 from ml.log import raw_days, raw_states
 from ml.settings import Settings
@@ -124,8 +125,8 @@ def published(settings: Settings, instance: DagsterInstance, now: datetime) -> P
         return record is not None and (record.start_time or 0) > moment
 
     def night_is_due(day: str) -> bool:
-        midnight = datetime.combine(datetime.fromisoformat(day) + timedelta(days=1), time(), settings.log.zone)
-        return day >= settings.start_date and now.astimezone(settings.log.zone) >= midnight + NIGHT_TIME
+        zone = settings.log.zone
+        return day >= settings.start_date and now.astimezone(zone) >= end_of_day(day, zone) + NIGHT_TIME
 
     return Published(
         frozenset(day for day in warehouse.days("interactions") if day >= settings.start_date),

@@ -48,3 +48,14 @@ def shop(eve_shop, tmp_path_factory):
     flows.nightly(runner, LAST)
     flows.evaluate(runner)
     return done
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Models this small are slower on several threads, and far slower where other work wants the cores too."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

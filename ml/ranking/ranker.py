@@ -40,6 +40,10 @@ class RankedExample:
     target: int
     answer: np.ndarray | None = None
 
+    def rank(self, scores: np.ndarray) -> float:
+        """Return the bought item's 1-based rank by the candidates' scores, ties against it."""
+        return float((scores >= scores[self.target]).sum())
+
 
 class AnswerWeights(nn.Module):
     """What the language model's answer adds to candidates' scores: a weighted sum; zeros until it is fitted."""
@@ -183,4 +187,4 @@ def _loss(ranker: Ranker, batch: Sequence[RankedExample]) -> torch.Tensor:
 
 def _ndcg(ranker: Ranker, examples: Sequence[RankedExample]) -> float:
     asked = zip(examples, ranker.scores_of([example.features for example in examples]), strict=True)
-    return float(ndcg_at_k([int((scores >= scores[example.target]).sum()) for example, scores in asked], 10).mean())
+    return float(ndcg_at_k([example.rank(scores) for example, scores in asked], 10).mean())

@@ -133,7 +133,5 @@ def _padded(rows: Sequence[torch.Tensor], value: float) -> torch.Tensor:
 
 
 def _rank(scores: np.ndarray | None, example: RankedExample | None) -> float:
-    """Return the bought item's rank, ties against it."""
-    if scores is None or example is None:
-        return float("nan")
-    return float((scores >= scores[example.target]).sum())
+    """Return the bought item's rank, NaN where it is no candidate or was not scored."""
+    return float("nan") if scores is None or example is None else example.rank(scores)

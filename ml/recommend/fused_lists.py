@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ml.days import end_of_day
 from ml.ranking import asked_of_histories
 from ml.recommend.fusing import Fusion, build_sources, category_items, counting_as_of
 from ml.recommend.generating import current_query
@@ -55,7 +55,7 @@ def fused_lists(
     known = sorted({query for query in queries if query})
     products = dict(zip(known, memory.lookup(category, known), strict=True)) if known else {}
     said = answers(generations) if fusion.ranker.uses_answers else {}
-    asked = asked_of_histories(chosen, end_of_day(day, settings), queries, products, said)
+    asked = asked_of_histories(chosen, end_of_day(day, settings.log.zone), queries, products, said)
     users = chosen["user_id"].to_pylist()
     excluded = [bought.get(user, set()) for user in users]
     lists = best_items(asked, sources, fusion.ranker, settings.recommendations.k, excluded)
@@ -81,8 +81,3 @@ def answers(generations: pa.Table) -> dict[str, Generated]:
         for row in generations.to_pylist()
         if row["parsed"]
     }
-
-
-def end_of_day(day: str, settings: Settings) -> datetime:
-    """Return the first moment after a day of the shop's time zone."""
-    return datetime.combine(date.fromisoformat(day) + timedelta(days=1), time(), settings.log.zone)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
-from ml.champions import INDEX_OF, promote_index, rolled_back_versions
+from ml.champions import INDEX_OF, made_of, promote_index, rolled_back_versions
 from ml.errors import HemlineError
 from ml.model_files import check_finite_weights, content_hash
 from ml.promotion import Decision, decide, refused
@@ -175,7 +175,7 @@ def _unchanged(challenger: ModelVersion, champion: ModelVersion | None) -> Decis
     if champion is None or champion.tags.get("content") != challenger.tags.get("content"):
         return None
     if champion.kind in INDEX_OF:
-        tag = f"{INDEX_OF[champion.kind]}_version"
+        tag = made_of(champion.kind)
         if champion.tags.get(tag) != challenger.tags.get(tag):
             return None
     return Decision("unchanged", f"the same files as version {champion.version}, which is in use")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from ml.evaluation.metrics import ndcg_at_k
 from ml.recommend.examples import part_of, read_examples
 from ml.recommend.fitting import TitleVectors, load_title_vectors, titles
 from ml.recommend.gate import Trial
@@ -66,7 +67,7 @@ def core_gains(core: Core, histories: Sequence[Sequence[str]], targets: Sequence
         places = usable[start : start + block]
         scores = sessions[start : start + block] @ core.item_embeddings.T
         ranks = (scores >= scores[np.arange(len(places)), rows[places]][:, None]).sum(axis=1)
-        gains[places] = np.where(np.isfinite(scores).all(axis=1), _gain(ranks), np.nan)
+        gains[places] = np.where(np.isfinite(scores).all(axis=1), ndcg_at_k(np.maximum(ranks, 1), K), np.nan)
     return gains
 
 
@@ -143,7 +144,7 @@ def ranker_trial(settings: Settings, fitted: FittedRanker) -> Trial[Fusion]:
         settings.promotion.margin,
         Fusion.load,
         lambda fusion: ranker_gains(fusion, fitted.questions),
-        own=_gain(np.array(fitted.unseen_ranks)),
+        own=ndcg_at_k(fitted.unseen_ranks, K),
     )
 
 
@@ -153,15 +154,10 @@ def ranker_gains(fusion: Fusion, questions: Sequence[RankedExample | None]) -> n
     asked = [i for i, question in enumerate(questions) if question is not None]
     examples = [example for example in questions if example is not None]
     scored = fusion.ranker.scores_of([example.features for example in examples])
-    for place, example, scores in zip(asked, examples, scored, strict=True):
-        rank = float((scores >= scores[example.target]).sum()) if np.isfinite(scores).all() else np.nan
-        gains[place] = np.nan if np.isnan(rank) else float(_gain(np.array(rank)))
+    ranks = [example.rank(scores) for example, scores in zip(examples, scored, strict=True)]
+    finite = [bool(np.isfinite(scores).all()) for scores in scored]
+    gains[asked] = np.where(finite, ndcg_at_k(np.maximum(ranks, 1), K), np.nan)
     return gains
-
-
-def _gain(ranks: np.ndarray) -> np.ndarray:
-    """Return the NDCG@10 of 1-based ranks, 0 where a rank is NaN."""
-    return np.where(ranks <= K, 1 / np.log2(np.maximum(ranks, 1) + 1.0), 0.0)
 
 
 def _evenly(rows: int, limit: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from ml.errors import HemlineError
+from ml.files import fsync_path
 from ml.warehouse.paths import describe
 
 _AT_FDCWD = -100
@@ -107,15 +108,6 @@ def make_folders(folder: Path) -> None:
     make_folders(folder.parent)
     folder.mkdir(exist_ok=True)
     fsync_path(folder.parent)
-
-
-def fsync_path(path: Path) -> None:
-    """Have the system write a file's bytes, or a folder's entries, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def content_hash(path: Path) -> str:

@@ -6,7 +6,6 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from model_registries import failing, new_registry
 
 from ml.settings import Settings
@@ -20,13 +19,7 @@ SOUND = {"epochs": 12, "dim": 16, "layers": 1, "learning_rate": 1e-2, "batch_siz
 POOR = SOUND | {"epochs": 1, "learning_rate": 1e-9}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small are slower on several threads, and far slower where other work wants the cores too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def example(number, split, generator):

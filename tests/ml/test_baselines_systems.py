@@ -17,13 +17,7 @@ SMALL = {"dim": 16, "layers": 1, "batch_size": 32, "max_length": 8, "learning_ra
 ITEMS = 30
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small are slower on several threads, and far slower where other work wants the cores too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def settings(**changes):

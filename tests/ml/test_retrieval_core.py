@@ -20,13 +20,7 @@ from ml.settings import ItemEmbeddingSettings
 SMALL = {"dim": 16, "layers": 1, "heads": 2, "batch_size": 16, "max_length": 8, "learning_rate": 0.01, "epochs": 8}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small are slower on several threads, and far slower where other work wants the cores too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Recorder:

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from model_registries import TAGS, new_registry
 from test_trials import core_of
 
@@ -57,13 +56,7 @@ def test_no_list_is_carried_that_a_rolled_back_model_made(rolled_back, carried):
     assert set(kept["user_id"].to_pylist()) == carried
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small are slower on several threads, and far slower where other work wants the cores too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

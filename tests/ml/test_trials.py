@@ -31,14 +31,7 @@ from ml.tables import TABLES
 from ml.warehouse import Warehouse
 from tests.ml.language_model_examples import prompts, quick, snapshot
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small are slower on several threads, and far slower where other work wants the cores too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def core_of(vectors):
