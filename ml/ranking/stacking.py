@@ -9,14 +9,14 @@ Imports torch: import it inside functions only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import nn
 
 from ml.evaluation.metrics import ndcg_at_k
+from ml.ranking.linear import fit_weights
 from ml.ranking.ranker import AnswerWeights, RankedExample, Ranker, fit_ranker
 from ml.settings import RankerSettings
 
@@ -110,26 +110,11 @@ def _fit_weights(scores: Mapping[int, np.ndarray], examples: Mapping[int, Ranked
     tables = [example.answer for _, example in asked if example.answer is not None]
     result = AnswerWeights()
     result.fit_scale(np.concatenate(tables))
-    described = _padded([result.scaled(table) for table in tables], 0.0)
-    base = _padded([torch.from_numpy(own) for own, _ in asked], -torch.inf)
-    targets = torch.tensor([example.target for _, example in asked])
-    weights = torch.zeros(described.shape[-1], requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=100)
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        misses = nn.functional.cross_entropy(base + described @ weights, targets)
-        value = misses + PENALTY / len(targets) * weights.square().sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)  # pyright: ignore[reportArgumentType]  # torch types the closure's result as a float
-    result.get_buffer("weights").copy_(weights.detach())
+    described = result.scaled(np.concatenate(tables))
+    base = torch.from_numpy(np.concatenate([own for own, _ in asked]))
+    lengths, targets = [len(own) for own, _ in asked], [example.target for _, example in asked]
+    result.get_buffer("weights").copy_(fit_weights(described, base, lengths, targets, PENALTY))
     return result
-
-
-def _padded(rows: Sequence[torch.Tensor], value: float) -> torch.Tensor:
-    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
 
 
 def _rank(scores: np.ndarray | None, example: RankedExample | None) -> float:
