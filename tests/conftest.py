@@ -2,7 +2,7 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -10,6 +10,13 @@ import pytest
 
 from ml.settings import SparkSettings
 from ml.spark import spark_session
+
+
+def pytest_collection_modifyitems(items):
+    """Give a file's tests to one worker, and all that share the small shop to one, which makes it once."""
+    for item in items:
+        shared = {"eve_shop", "shop"} & set(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("shop" if shared else item.path.stem))
 
 
 @pytest.fixture(scope="session")
