@@ -307,6 +307,10 @@ class ExperimentSettings(Section):
 class HealthSettings(Section):
     """When a night's table is called small, stale or drifted; shares of the usual are of the days before's median."""
 
+    every_morning: bool = Field(
+        default=True,
+        description="ask every morning whether last night's table is there; off in the demo, whose log has ended",
+    )
     history_days: Positive = Field(default=14, description="published days before the night that it is compared with")
     min_history: Positive = Field(default=3, description="with fewer of them there is no usual, and the check passes")
     min_users: Share = Field(default=0.8, description="customers with a list, of the usual")

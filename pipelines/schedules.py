@@ -1,8 +1,8 @@
 """When jobs run by themselves: `nightly` after midnight in the shop's time zone, `health` before work, `train` weekly.
 
-All are on as soon as a daemon runs, and skip with a reason where there is nothing to do, so that a log that has ended
-(a demo's, a shop's of long ago) makes no failed run every night. A night skipped because its raw partition was late is
-started by `pipelines.sensors` once the partition is there.
+All are on as soon as a daemon runs (`health.every_morning` may turn it off), and skip with a reason where there is
+nothing to do, so that a log that has ended (a demo's, a shop's of long ago) makes no failed run every night. A night
+skipped because its raw partition was late is started by `pipelines.sensors` once the partition is there.
 """
 
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         job_name="health",
         cron_schedule=MORNING_CRON,
         execution_timezone=zone,
-        default_status=_ON,
+        default_status=_ON if settings.health.every_morning else dg.DefaultScheduleStatus.STOPPED,
         description="Whether last night's table is there: red where it is not, whatever the reason.",
     )
     return [every_night, every_morning, every_week]

@@ -92,6 +92,14 @@ def test_the_schedules_run_without_being_turned_on(tmp_path):
     }
 
 
+def test_the_morning_s_question_can_be_turned_off(tmp_path):
+    settings = shop(tmp_path)
+    quiet = settings.model_copy(update={"health": settings.health.model_copy(update={"every_morning": False})})
+    statuses = {s.name: s.default_status for s in build_definitions(quiet).schedules or []}
+    assert statuses["every_morning"] == dg.DefaultScheduleStatus.STOPPED
+    assert statuses["every_night"] == dg.DefaultScheduleStatus.RUNNING
+
+
 def only_tick(settings, name, at):
     """What the schedule says at its next tick from `at`."""
     return next(iter(ticks(settings, name, at, at + timedelta(days=8))))[1]
