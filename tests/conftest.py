@@ -12,6 +12,7 @@ from ml.settings import SparkSettings
 from ml.spark import spark_session
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Give a file's tests to one worker, and all that share the small shop to one, which makes it once."""
     for item in items:
