@@ -12,12 +12,19 @@ from ml.settings import SparkSettings
 from ml.spark import spark_session
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Give a file's tests to one worker, and all that share the small shop to one, which makes it once."""
-    for item in items:
-        shared = {"eve_shop", "shop"} & set(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("shop" if shared else item.path.stem))
+def pytest_xdist_make_scheduler(config, log):
+    """Give a file to one worker, and the rooms that share the small shop to one, which makes it once.
+
+    Not by groups of xdist: 3.8 loses their names under pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByRoom(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return file if file.startswith("tests/ml/") else "assets and pipelines"
+
+    return ByRoom(config, log)
 
 
 @pytest.fixture(scope="session")
