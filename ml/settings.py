@@ -216,6 +216,12 @@ class RankerSettings(Section):
         description="if_better: answers change lists only where they raise NDCG@10 of validation purchases",
     )
     min_examples: Positive = Field(default=20, description="with fewer usable examples, lists are joined by the mixup")
+    next_item: Literal["none", "sasrec", "gru4rec"] = Field(
+        default="sasrec", description="the sequential network that is one more source of candidates (docs/log.md)"
+    )
+    next_item_fit: BaselineSettings = Field(
+        default=BaselineSettings(epochs=10, patience=2), description="that network's size and training"
+    )
     hidden: Positive = 32
     dropout: Share = 0.1
     learning_rate: float = Field(default=2e-3, gt=0)

@@ -45,7 +45,15 @@ _TINY: dict[str, Any] = {
     "prompts": {"max_train": 20, "max_validation": 4, "max_steps": 4, "max_memory_products": 3, "max_tokens": 600},
     "language_model": {"batch_size": 4, "learning_rate": 1e-3, "hard_epochs": 1},
     "generation": {"max_new_tokens": 12, "max_users": 12, "chunk_users": 4, "beams": 3, "candidates": 5},
-    "recommendations": {"ranker": {"min_examples": 3, "answered": 4, "epochs": 3, "use_answers": "always"}},
+    "recommendations": {
+        "ranker": {
+            "min_examples": 3,
+            "answered": 4,
+            "epochs": 3,
+            "use_answers": "always",
+            "next_item_fit": {"epochs": 1, "dim": 16},
+        }
+    },
     "title_encoder": {"epochs": 1, "dim": 16, "hidden": 16},
     "item_embeddings": {"epochs": 1, "dim": 16, "layers": 1},
     "evaluation": {

@@ -1,11 +1,14 @@
-"""The baselines under the evaluation's protocol: each network by its name, fitted and asked the same way."""
+"""The networks under the evaluation's protocol: each by its name, fitted, asked, saved and loaded the same way."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+from safetensors.torch import save_file
 
 from ml.baselines.bert4rec import Bert4Rec
 from ml.baselines.gru4rec import Gru4Rec
@@ -17,8 +20,10 @@ from ml.baselines.trainer import train
 from ml.errors import BadInputError
 from ml.evaluation.core_system import seen_only
 from ml.evaluation.protocol import check_fitted
+from ml.retrieval.files import load_weights, read_description
 from ml.sequences import ItemSequences
 
+FORMAT = "hemline-next-item-1"
 _NETWORKS: Mapping[str, tuple[type[ItemNetwork], set[str]]] = MappingProxyType(
     {
         "gru4rec": (Gru4Rec, {"dim", "dropout"}),
@@ -84,3 +89,25 @@ class NeuralSystem:
             states = last_states(self.network, [histories[n] for n in asked], self.settings.max_length)
             result[asked] = item_scores(self.network, states).numpy()
         return result
+
+    def save(self, folder: Path) -> None:
+        """Write `next_item.safetensors` and `next_item.json` into `folder`."""
+        check_fitted(self.name, self.items)
+        assert self.network is not None
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in self.network.state_dict().items()}, folder / "next_item.safetensors")
+        description = {
+            "format": FORMAT, "name": self.name, "settings": self.settings.model_dump(mode="json"), "items": self.items,
+        }  # fmt: skip
+        (folder / "next_item.json").write_text(json.dumps(description), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> NeuralSystem:
+        """Read what `save` wrote; raises BadInputError for anything else."""
+        description = read_description(folder, "next_item.json", FORMAT)
+        system = cls(description["name"], BaselineSettings.model_validate(description["settings"]))
+        system.items = list(description["items"])
+        system.network = network(system.name, len(system.items), system.settings)
+        load_weights(system.network, folder / "next_item.safetensors")
+        system.network.eval()
+        return system

@@ -8,10 +8,10 @@ import numpy as np
 
 from ml.ranking.asked import Asked
 from ml.ranking.proposals import newest_rows, text_and_demand
-from ml.ranking.sources import WINDOWS, Scores, Sources
+from ml.ranking.sources import UNLIKELY, WINDOWS, Scores, Sources
 
 FEATURES = (
-    *("knn", "knn_rank", "markov", "markov_rank", "core", "core_rank"),
+    *("knn", "knn_rank", "markov", "markov_rank", "core", "core_rank", "next_item", "next_item_rank"),
     *(f"popularity_{days:g}_days" for days in WINDOWS),
     *("age", "never_seen"),
     *("times_bought", "times_clicked", "recency_in_steps", "recency_in_days", "newest_was_purchase", "in_history"),
@@ -27,8 +27,6 @@ ANSWER_FEATURES = (
 QUERY_FEATURES = ("memory", "query_title", "query_title_rank", "query_text", "query_text_rank", "query_demand_rank")
 _NEWEST = 5
 _RECENCY_DAYS = 3.0
-_UNLIKELY = -20.0
-"""Log-probability of an item that the beam search did not reach."""
 
 
 def describe(one: Asked, place: int, rows: np.ndarray, scores: Scores, sources: Sources) -> np.ndarray:
@@ -48,7 +46,9 @@ def describe(one: Asked, place: int, rows: np.ndarray, scores: Scores, sources: 
 def _sources(place: int, rows: np.ndarray, scores: Scores) -> list[np.ndarray]:
     knn, markov, core = scores.knn[place, rows], scores.markov[place, rows], scores.core[place, rows]
     knn, markov = np.log(np.maximum(knn, 0) + 1e-6), np.log(np.maximum(markov, 0) + 1e-7)
-    return [knn, log_rank(knn), markov, log_rank(markov), core, log_rank(core)]
+    following = np.zeros(len(rows), np.float32) if scores.next_item is None else scores.next_item[place, rows]
+    columns = (knn, markov, core, following)
+    return [column for scored in columns for column in (scored, log_rank(scored))]
 
 
 def _history(one: Asked, rows: np.ndarray, sources: Sources) -> list[np.ndarray]:
@@ -106,14 +106,14 @@ def describe_answer(one: Asked, place: int, rows: np.ndarray, scores: Scores, so
     likelihood = dict(found)
     place_of = {item: rank for rank, (item, _) in enumerate(found, start=1)}
     items = [sources.items[row] for row in rows]
-    likely = np.array([likelihood.get(item, _UNLIKELY) for item in items], np.float32)
+    likely = np.array([likelihood.get(item, UNLIKELY) for item in items], np.float32)
     ranks = np.array([math.log1p(place_of.get(item, len(found) + 1)) for item in items], np.float32)
     nothing = np.zeros(len(rows), np.float32)
     title = nothing if scores.answer_title is None else scores.answer_title[place, rows]
     row = sources.row_of.get(named)
     core = nothing if row is None else _core_likeness(np.array([row]), rows, sources)[0]
     is_named = np.array([item == named for item in items], np.float32)
-    columns = [is_named, ranks, likely - _UNLIKELY, title, log_rank(title), core]
+    columns = [is_named, ranks, likely - UNLIKELY, title, log_rank(title), core]
     return np.stack(columns, axis=1).astype(np.float32)
 
 

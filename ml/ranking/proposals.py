@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from ml.ranking.asked import Asked
-from ml.ranking.sources import Scores, Sources, best
+from ml.ranking.sources import UNLIKELY, Scores, Sources, best
 
-KNN, CORE, MARKOV, POPULAR = 100, 100, 30, 40
+KNN, CORE, MARKOV, NEXT, POPULAR = 100, 100, 30, 100, 40
 QUERY, SIBLINGS, ANSWER = 50, 20, 30
 """How many of each source's best items are candidates; siblings are the titles nearest to each of the newest items."""
 NEWEST = 3
@@ -33,6 +33,8 @@ def propose(one: Asked, place: int, scores: Scores, sources: Sources, popular: n
         _rows(one.items, sources),
         _rows(one.memory, sources),
     ]
+    if scores.next_item is not None:
+        lists.append(best(scores.next_item[place], NEXT, above=UNLIKELY))
     if one.query and scores.query_title is not None:
         lists.append(best(scores.query_title[place], QUERY))
     if one.query and scores.query_text is not None:

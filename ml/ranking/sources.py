@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import logsumexp
 
 from ml.ranking.asked import Asked
 
 if TYPE_CHECKING:
+    from ml.evaluation import System
     from ml.evaluation.references import ItemKNN, Markov
     from ml.recommend.fitting import TitleVectors
     from ml.retrieval import Core
     from ml.sequences import ItemSequences
 
+UNLIKELY = -20.0
+"""Log-probability of an item that a model cannot or does not name."""
 WINDOWS = (1.0, 3.0, 7.0, 28.0, float("inf"))
 """Days back from the newest step known that popularity counts."""
 
@@ -27,6 +31,7 @@ class Scores:
     knn: np.ndarray
     markov: np.ndarray
     core: np.ndarray
+    next_item: np.ndarray | None
     query_title: np.ndarray | None
     query_text: np.ndarray | None
     answer_title: np.ndarray | None
@@ -49,14 +54,21 @@ class Sources:
         knn: ItemKNN,
         markov: Markov,
         sequences: ItemSequences,
+        next_item: System | None = None,
     ) -> None:
-        """`texts` (title and attributes) and `title_vectors` [items, dim] (made by `encoder`) are those of `items`."""
+        """`texts` (title and attributes) and `title_vectors` [items, dim] (made by `encoder`) are those of `items`.
+
+        `next_item` is the sequential network, None to do without.
+        """
         self.items = list(items)
         self.row_of = {item: row for row, item in enumerate(self.items)}
         self.core, self.knn, self.markov, self.encoder = core, knn, markov, encoder
         self.title_vectors = np.asarray(title_vectors, np.float32)
+        self.next_item = next_item
         self.core_row = self._rows_of(core.items)
         self.counted_row = self._rows_of(knn.items)
+        listed = [] if next_item is None else next_item.items
+        self._next_row, self._next_place = self._rows_of(listed), {item: row for row, item in enumerate(listed)}
         self._siblings: dict[int, np.ndarray] = {}
         self._counted = {item: row for row, item in enumerate(knn.items)}
         self._count(sequences)
@@ -73,6 +85,7 @@ class Sources:
             knn=_columns(self.knn.scores(counted, ages), self.counted_row, 0.0),
             markov=_columns(self.markov.scores(counted, ages), self.counted_row, 0.0),
             core=_columns(core, self.core_row, -1.0),
+            next_item=self._next_item(asked),
             query_title=self._by_title(queries),
             query_text=self._by_text(queries),
             answer_title=self._by_title(answers),
@@ -95,6 +108,17 @@ class Sources:
         if not any(texts) or self._words is None:
             return None
         return np.asarray((self._words.transform(texts) @ self._text_matrix.T).toarray(), np.float32)
+
+    def _next_item(self, asked: Sequence[Asked]) -> np.ndarray | None:
+        """Return log-probabilities of the next item; `UNLIKELY` for items and histories that the network knows not."""
+        if self.next_item is None:
+            return None
+        histories = [[self._next_place[item] for item in one.items if item in self._next_place] for one in asked]
+        ages = [np.zeros(len(history)) for history in histories]
+        scores = self.next_item.scores([np.array(history, np.int64) for history in histories], ages)
+        known = np.array([len(history) > 0 for history in histories], bool)
+        scores[known] -= logsumexp(scores[known], axis=1, keepdims=True)
+        return np.maximum(_columns(scores, self._next_row, UNLIKELY), UNLIKELY)
 
     def _known(self, one: Asked) -> tuple[np.ndarray, np.ndarray]:
         rows = np.array([self._counted.get(item, -1) for item in one.items], dtype=np.int64)

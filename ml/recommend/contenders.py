@@ -14,7 +14,7 @@ from ml.errors import BadInputError
 from ml.evaluation import ItemExamples, System, best_items, compare, rank_targets, references
 from ml.measure import Cost, timed
 from ml.recommend.fitting import TitleVectors, fit_title_encoder, load_title_vectors
-from ml.recommend.fusing import build_sources, encoded_titles, examples_asked, questions
+from ml.recommend.fusing import build_sources, encoded_titles, examples_asked, fit_next_item, questions
 from ml.recommend.ours import answer_examples, rank_answers
 from ml.recommend.views import View
 
@@ -172,10 +172,11 @@ class Ours:
         return ranks, lists
 
     def _sources(self) -> Sources:
-        own = self.fitted
+        own, view = self.fitted, self.view
+        following = fit_next_item(self.settings.recommendations.ranker, view.train_items, view.validation_items)
         return build_sources(
             self.data.catalog, self.vectors, self.titles, own["core"].core, own["item_knn"], own["markov"],
-            self.view.train_items,
+            view.train_items, following,
         )  # fmt: skip
 
     def _answers(self, examples: Any) -> dict[str, Generated]:

@@ -49,7 +49,7 @@ def fused_lists(
     items = category_items(warehouse, category)
     items = items.filter(pc.field("item_id").isin(pa.array(shelf.items, pa.string())))
     vectors = shelf_vectors(models.title_index, items["item_id"].to_pylist(), models.titles.encode, shelf)
-    sources = build_sources(items, vectors, models.titles, models.core, knn, markov, data)
+    sources = build_sources(items, vectors, models.titles, models.core, knn, markov, data, fusion.next_item)
     queries = [current_query(steps) for steps in chosen["steps"].to_pylist()]
     memory = memory_as_of(warehouse, warehouse.read("query_vectors"), settings.memory, day)
     known = sorted({query for query in queries if query})

@@ -18,10 +18,11 @@ from ml.recommend.examples import part_of, read_examples
 from ml.recommend.fitting import Fitted, fresh
 from ml.recommend.nights import seen_the_night_before
 from ml.sequences import ItemSequences, item_sequences
-from ml.settings import Settings
+from ml.settings import RankerSettings, Settings
 from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
+    from ml.baselines.system import NeuralSystem
     from ml.generation import Generated
     from ml.ranking import Asked
     from ml.ranking.ranker import RankedExample, Ranker
@@ -30,28 +31,34 @@ if TYPE_CHECKING:
     from ml.registry import ModelRegistry
     from ml.retrieval import Core
 
-_COUNTING = "counting.json"
+_COUNTING, _NEXT_ITEM = "counting.json", "next_item"
 _CHOSEN = ("half_life_days", "rank_decay", "self_weight")
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """A ranker and, by category, what the counting sources chose on validation."""
+    """A ranker, by category what the counting sources chose on validation, and the sequential network, if any."""
 
     ranker: Ranker
     counting: Mapping[str, Mapping[str, float]]
+    next_item: NeuralSystem | None = None
 
     def save(self, folder: Path) -> None:
-        """Write both into `folder`."""
+        """Write all of it into `folder`."""
         self.ranker.save(folder)
         (folder / _COUNTING).write_text(json.dumps(self.counting), encoding="utf-8")
+        if self.next_item is not None:
+            self.next_item.save(folder / _NEXT_ITEM)
 
     @classmethod
     def load(cls, folder: Path) -> Fusion:
         """Read what `save` wrote."""
+        from ml.baselines.system import NeuralSystem
         from ml.ranking.ranker import Ranker
 
-        return cls(Ranker.load(folder), json.loads((folder / _COUNTING).read_text(encoding="utf-8")))
+        following = NeuralSystem.load(folder / _NEXT_ITEM) if (folder / _NEXT_ITEM).exists() else None
+        counting = json.loads((folder / _COUNTING).read_text(encoding="utf-8"))
+        return cls(Ranker.load(folder), counting, following)
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,26 @@ def build_sources(
     knn: ItemKNN,
     markov: Markov,
     data: ItemSequences,
+    next_item: NeuralSystem | None,
 ) -> Sources:
     """Return the sources over the catalogue rows `items`, whose titles' vectors are given."""
-    return Sources(items["item_id"].to_pylist(), item_texts(items), title_vectors, encoder, core, knn, markov, data)
+    listed = items["item_id"].to_pylist()
+    return Sources(listed, item_texts(items), title_vectors, encoder, core, knn, markov, data, next_item)
+
+
+def fit_next_item(settings: RankerSettings, data: ItemSequences, validation: ItemSequences) -> NeuralSystem | None:
+    """Return the sequential network of the settings, fitted; None where there is none, or nothing to fit it on."""
+    from ml.baselines.system import NeuralSystem
+    from ml.retrieval import NothingToTrain
+
+    if settings.next_item == "none":
+        return None
+    system = NeuralSystem(settings.next_item, settings.next_item_fit)
+    try:
+        system.fit(data, validation)
+    except NothingToTrain:
+        return None
+    return system
 
 
 def encoded_titles(encoder: TitleVectors, titles: Sequence[str]) -> np.ndarray:
@@ -138,11 +162,16 @@ def questions(
     return Questions(ranked_examples(asked, targets, sources), dict(zip(answered, again, strict=True)))
 
 
-def fit_counting(examples: pa.Table) -> tuple[ItemSequences, ItemKNN, Markov]:
-    """Return the temporal split's training sequences, and item-kNN and Markov that choose on its validation part."""
+def temporal_sequences(examples: pa.Table) -> tuple[ItemSequences, ItemSequences]:
+    """Return the temporal split's training sequences, and those of its validation part."""
     data = item_sequences(examples, "temporal", "train")
     held_out = part_of(examples, "temporal", "validation")
-    held_out = item_sequences(held_out, "temporal", "train_validation", data.items)
+    return data, item_sequences(held_out, "temporal", "train_validation", data.items)
+
+
+def fit_counting(examples: pa.Table) -> tuple[ItemSequences, ItemKNN, Markov]:
+    """Return the temporal split's training sequences, and item-kNN and Markov that choose on its validation part."""
+    data, held_out = temporal_sequences(examples)
     knn, markov = ItemKNN(), Markov()
     knn.fit(data, held_out)
     markov.fit(data, held_out)
@@ -171,6 +200,7 @@ def fit_fusion(
     newest = ""
     counting: dict[str, dict[str, float]] = {}
     ranker = settings.recommendations.ranker
+    following = fit_next_item(ranker, *temporal_sequences(read_examples(warehouse, categories)))
     for category in categories:
         examples = read_examples(warehouse, [category])
         sample = validation_nights(settings, examples, ranker.examples)
@@ -179,12 +209,12 @@ def fit_fusion(
         data, knn, markov = fit_counting(examples)
         items = category_items(warehouse, category)
         vectors = encoded_titles(encoder, items["title"].to_pylist())
-        sources = build_sources(items, vectors, encoder, core, knn, markov, data)
+        sources = build_sources(items, vectors, encoder, core, knn, markov, data, following)
         asked.extend(questions(settings, warehouse, sample, answers.get(category, {}), sources))
         newest = max([newest, *(day.isoformat() for day in sample["target_date"].to_pylist())])
         counting[category] = {name: getattr(knn, name) for name in _CHOSEN} | {"markov_self_weight": markov.self_weight}
     stacked = fit_stacked(asked, ranker, rank_all=True)
-    Fusion(stacked.ranker, counting).save(fresh(folder))
+    Fusion(stacked.ranker, counting, following).save(fresh(folder))
     fitted = Fitted(folder, "ranker", sum(example is not None for example in asked.plain), newest)
     gain = compare(stacked.ranks_with, stacked.ranks_without, settings.evaluation) if stacked.ranks_with else {}
     return FittedRanker(

@@ -163,3 +163,16 @@ def test_what_cannot_work_says_why():
         fitted("sasrec", heads=3)
     with pytest.raises(HemlineError, match="lower the learning rate"):
         fitted("gru4rec", learning_rate=1e38, epochs=3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_saved_system_gives_the_same_scores(name, tmp_path):
+    system = fitted(name, epochs=1)
+    system.save(tmp_path)
+    loaded = NeuralSystem.load(tmp_path)
+    histories = successors(5, 3)
+    assert loaded.items == system.items
+    np.testing.assert_array_equal(scores_of(loaded, histories), scores_of(system, histories))
+    (tmp_path / "next_item.safetensors").write_bytes(b"something else")
+    with pytest.raises(BadInputError, match=r"next_item\.safetensors"):
+        NeuralSystem.load(tmp_path)

@@ -10,6 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ml.baselines.settings import BaselineSettings
+from ml.baselines.system import NeuralSystem
 from ml.errors import BadInputError, HemlineError
 from ml.evaluation.metrics import ndcg_at_k
 from ml.evaluation.references import ItemKNN, Markov
@@ -19,7 +21,7 @@ from ml.ranking.features import ANSWER_FEATURES, FEATURES
 from ml.ranking.fusion import Ranking, best_items, candidates, ranked_examples, rankings
 from ml.ranking.linear import fit_weights
 from ml.ranking.ranker import RankedExample, Ranker, fit_ranker
-from ml.ranking.sources import best
+from ml.ranking.sources import UNLIKELY, best
 from ml.ranking.stacking import Questions, fit_stacked
 from ml.retrieval.core_model import Core, CoreNetwork
 from ml.sequences import ItemSequences
@@ -57,7 +59,9 @@ def _sources(items=ITEMS):
     core = Core(known, CoreNetwork(50, **options), options)
     titles = [f"shirt {i} {COLOURS[int(i[-3:]) % 3]}" for i in items]
     encoder = WordVectors()
-    return Sources(items, titles, encoder.encode(titles), encoder, core, knn, markov, data)
+    following = NeuralSystem("sasrec", BaselineSettings(epochs=1, dim=8, layers=1, max_length=10))
+    following.fit(data)
+    return Sources(items, titles, encoder.encode(titles), encoder, core, knn, markov, data, following)
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +114,18 @@ def test_what_the_model_said_is_described(sources):
     unranked = [place for place, name in enumerate(FEATURES) if not name.endswith("_rank")]
     a, b = without.features[said_nothing], found.features[said]
     np.testing.assert_allclose(a[:, unranked], b[:, unranked], atol=1e-5)
+
+
+def test_the_sequential_network_proposes_what_it_finds_likely(sources):
+    one = _asked(items=ITEMS[10:14])
+    [found] = candidates([one], sources, "")
+    likely = dict(zip(found.rows, found.features[:, FEATURES.index("next_item")], strict=True))
+    scored = sources.scores([one]).next_item
+    assert np.exp(scored[0, :50]).sum() == pytest.approx(1, abs=1e-3), "probabilities over the items it knows"
+    assert set(scored[0, 50:]) == {UNLIKELY}
+    assert all(likely[row] == scored[0, row] for row in found.rows)
+    assert set(best(scored[0], 50)) <= set(found.rows)
+    assert set(sources.scores([_asked(items=["unknown"] * 4)]).next_item[0]) == {UNLIKELY}
 
 
 def test_others_in_the_block_change_nothing(sources, monkeypatch):
@@ -216,15 +232,14 @@ def test_fusion_beats_chance_end_to_end(sources):
 
 
 def _answered(count, told, seed=0):
-    """Questions that features say nothing of; the answer's first feature names the bought item where it is `told`."""
+    """Questions whose bought item the answer's first feature names where it is `told`, and the candidates' else."""
     generator = np.random.default_rng(seed)
     questions = Questions()
     for place in range(count):
         features = generator.normal(size=(20, len(FEATURES))).astype(np.float32)
         answer = generator.normal(size=(20, len(ANSWER_FEATURES))).astype(np.float32)
         target = int(generator.integers(20))
-        if told:
-            answer[target, 0] += 4
+        (answer if told else features)[target, 0] += 4
         questions.plain.append(RankedExample(features, target))
         questions.answered[place] = RankedExample(features, target, answer)
     return questions

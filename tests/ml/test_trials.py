@@ -80,7 +80,7 @@ def test_a_title_counts_where_it_is_among_the_ten_closest_to_its_query():
 
 
 def test_a_ranker_is_scored_by_questions_that_it_was_not_fitted_on():
-    questions = _answered(40, False).plain  # their features say nothing of the target: only by memory can it be named
+    questions = _answered(40, True).plain  # their features say nothing of the target: only by memory can it be named
     questions[5] = None
     stacked = fit_stacked(Questions(questions), OPTIONS.model_copy(update={"epochs": 20}), rank_all=True)
     fitted = FittedRanker(Fitted(None, "ranker", 40, ""), 0, None, False, questions, stacked.unseen_ranks)
