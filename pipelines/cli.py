@@ -230,6 +230,24 @@ def rollback(
 
 
 @app.command()
+def forget(
+    users: Annotated[list[str] | None, typer.Argument(help="Ids; none: which models are still to be replaced.")] = None,
+    file: SettingsFile = None,
+    profile: Profile = None,
+) -> None:
+    """Take customers out of everything Hemline made, and leave them out from now on."""
+    with _errors_for_people():
+        from pipelines import people
+
+        loaded = load_settings(file, profile)
+        if users:
+            done = people.forget_customers(loaded.settings, users, console)
+            people.print_forgotten(console, loaded.settings, done)
+        else:
+            people.print_models(console, people.due(loaded.settings))
+
+
+@app.command()
 def demo(folder: Annotated[Path, typer.Option(help="Where everything of the demo goes.")] = Path("demo")) -> None:
     """Simulate a shop, train, run two nights, evaluate, and show the result."""
     with _errors_for_people():
