@@ -105,6 +105,7 @@ def test_what_a_kill_left_the_same_call_takes_out(tmp_path, point, number):
         assert warehouse.dataset(name).count_rows() == (1 if name == "training_sequences" else 2), name
     records = audit_records(tmp_path)
     assert [record["event"] for record in records] == ["begun", "begun", "done"]
+    assert not forget_in(tmp_path, [CANARY]).removed, "said again, nothing is left to do"
     assert {name for record in records for name in record["customers"]} == {suppression_of(settings).hash(CANARY)}
 
 
