@@ -33,27 +33,29 @@ def models_fitted_on(
     traces: Traces,
     retrain_days: int,
 ) -> list[FittedOn]:
-    """Return the champions whose training data held one of the customers, tagged with the deadline.
+    """Return the champions whose training data held one of the customers, and tag them with the deadline.
+
+    Other versions that held them are tagged as well: a rollback may bring one back into use.
 
     `scopes`: the categories that each model partition is fitted on. A model is named where they have a purchase in one
     of these categories up to the newest day it was fitted on, also where a sample may have left them out. A deadline
     that stands already is kept.
     """
+    bought = {(category, day.isoformat()) for category, day in traces.purchases}
     paired = _days_of_pairs(warehouse, traces)
     found = []
     for scope, categories in scopes.items():
         for kind in KINDS:
-            version = registry.used_version(kind, scope)
-            if version is None:
-                continue
-            tags = registry.tags_of(kind, scope, version)
-            days = paired if kind == "title_encoder" else {(c, day.isoformat()) for c, day in traces.purchases}
-            until = tags.get("fitted_until") or "9999-12-31"
-            if any(category in categories and day <= until for category, day in days):
+            days = {day for category, day in (paired if kind == "title_encoder" else bought) if category in categories}
+            used = registry.used_version(kind, scope) if days else None
+            for one in registry.versions(kind, scope) if days else ():
+                if min(days) > (one.tags.get("fitted_until") or "9999-12-31"):
+                    continue
                 deadline = (datetime.now(UTC).date() + timedelta(days=retrain_days)).isoformat()
-                deadline = min(deadline, tags.get(RETRAIN_BY, deadline))
-                registry.tag(kind, scope, version, **{RETRAIN_BY: deadline})
-                found.append(FittedOn(kind, scope, version, deadline))
+                deadline = min(deadline, one.tags.get(RETRAIN_BY, deadline))
+                registry.tag(kind, scope, str(one.version), **{RETRAIN_BY: deadline})
+                if str(one.version) == used:
+                    found.append(FittedOn(kind, scope, used, deadline))
     return found
 
 

@@ -25,6 +25,7 @@ def registry(tmp_path):
     for kind in ("item_embeddings", "title_encoder"):
         for scope in ("Clothing", "all"):
             made.promote(register(made, tmp_path / "fitted", GOOD, kind, scope))
+    register(made, tmp_path / "fitted", GOOD + 0.1)  # version 2, not in use
     return made
 
 
@@ -48,6 +49,7 @@ def test_a_champion_is_named_where_its_data_held_the_customer_and_nowhere_else(w
     assert named(warehouse, registry, later) == {}, "bought after the newest day it was fitted on"
     shopper = Traces(frozenset(["u"]), purchases={("Clothing", date(2026, 11, 18))})
     assert set(named(warehouse, registry, shopper)) == {("item_embeddings", "Clothing")}
+    assert registry.tags_of("item_embeddings", "Clothing", "2")["retrain_by"], "a rollback may bring it back"
     searcher = Traces(frozenset(["u"]), events={"e1"}, purchases={("Bags", date(2026, 11, 2))})
     assert set(named(warehouse, registry, searcher)) == {("item_embeddings", "all"), ("title_encoder", "all")}
 
