@@ -12,10 +12,11 @@ from rich.table import Table
 
 from assets.common import scope_categories
 from ml.errors import HemlineError
-from ml.people import Forgotten, Scrub, forget
 from ml.people.databases import scrub_database, vacuum
 from ml.people.files import all_scopes, scrub_logs
+from ml.people.forgetting import Forgotten, forget
 from ml.people.models import FittedOn, models_due
+from ml.people.scrub import Scrub
 from ml.settings import Settings
 from ml.spark import SparkSource
 from ml.warehouse import Warehouse

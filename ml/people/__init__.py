@@ -1,7 +1,4 @@
-"""People's data: customers who asked to be forgotten, kept out of ingestion and taken out of all that was made."""
+"""People's data: customers who asked to be forgotten, kept out of ingestion and taken out of all that was made.
 
-from ml.people.forgetting import Forgotten, forget
-from ml.people.scrub import Scrub
-from ml.people.suppression import Suppression
-
-__all__ = ["Forgotten", "Scrub", "Suppression", "forget"]
+This file imports nothing: Spark's workers load `ml.people.suppression` through it.
+"""
