@@ -11,7 +11,8 @@ from pydantic import Field
 from ml.errors import BadInputError
 from ml.measure import Cost
 from ml.settings import POOLED, Settings
-from ml.tables import TABLES, Table
+from ml.tables import EVENT_IDS, TABLES, WRITTEN, Table
+from ml.text import clean_text
 from ml.warehouse import Publication, Warehouse
 
 if TYPE_CHECKING:
@@ -109,8 +110,8 @@ def table_metadata(publications: Sequence[Publication], preview: pa.Table | None
 
 
 def preview_markdown(table: Table, rows: pa.Table) -> dg.MarkdownMetadataValue:
-    """Return the first rows as a Markdown table: no personal column, long values cut, markup inert."""
-    shown = [n for n in rows.column_names if n not in table.personal_columns and n not in ("example_id", "event_id")]
+    """Return the first rows as a Markdown table: nobody's id or words, long values cut, markup inert."""
+    shown = [name for name in rows.column_names if name not in (*table.personal_columns, *WRITTEN, *EVENT_IDS)]
     lines = ["| " + " | ".join(shown) + " |", "|" + " --- |" * len(shown)]
     for row in rows.select(shown).slice(0, PREVIEW_ROWS).to_pylist():
         lines.append("| " + " | ".join(_cell(row[name]) for name in shown) + " |")
@@ -120,11 +121,11 @@ def preview_markdown(table: Table, rows: pa.Table) -> dg.MarkdownMetadataValue:
 def _cell(value: object, limit: int = 60) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         value = f"{len(value)} steps"
-    text = "" if value is None else str(value)
+    text = "" if value is None else clean_text(str(value), 4 * limit)
     text = text if len(text) <= limit else text[: limit - 1] + "…"
     for character in "\\`*_{}[]<>|#!&":
         text = text.replace(character, f"&#{ord(character)};")
-    return text.replace("\n", " ")
+    return text
 
 
 def figure_markdown(figure: Figure) -> dg.MarkdownMetadataValue:

@@ -1,6 +1,7 @@
 """How every asset is declared: Dagster's decorators, with what all assets share.
 
 - An error that passes by itself (`ml.transient`) is tried again, later and later; any other fails the run at once.
+- An error that quotes a password (a server's address, say) is recorded without it (`ml.secrets`).
 - A step runs once at a time: two runs of one partition, one from the UI and one from the command line, take turns. A
   day's step excludes the same step of every other day, because ranges of days overlap and a night reads the one before.
 """
@@ -15,6 +16,7 @@ from typing import Any
 
 import dagster as dg
 
+from ml.secrets import redacted
 from ml.transient import is_transient
 from ml.warehouse import Warehouse
 
@@ -57,9 +59,12 @@ def retries() -> Iterator[None]:
     """Ask Dagster to run the step again after a pause where the block raises what passes by itself."""
     try:
         yield
-    except Exception as error:
-        if not is_transient(error):
-            raise
+    except Exception as raised:
+        error = redacted(raised)
+        if not is_transient(raised):
+            if error is raised:
+                raise
+            raise error from None
         context = dg.AssetExecutionContext.get()
         wait = FIRST_WAIT_SECONDS * 2**context.op_execution_context.retry_number
         context.log.warning(

@@ -31,18 +31,23 @@ def interactions(
 ) -> Iterator[dg.MaterializeResult]:
     """Clean the days of this run: day D is made from the raw partitions D−1 … D+`late_days`, and writes only D."""
     from ml.log import check_reject_share, clean, partition_window, raw_days, read_catalog, read_raw
+    from ml.people.forgetting import suppression_of
+    from ml.people.ingestion import without_suppressed
 
     with timed() as cost:
         days = _days_with_raw_partition(context, raw_days(settings.raw_log), settings)
-        context.log.info(f"cleaning {len(days)} day(s)")
+        suppression = suppression_of(settings)
+        left_out = f", without the {len(suppression.hashes)} customers who are forgotten" if suppression else ""
+        context.log.info(f"cleaning {len(days)} day(s){left_out}")
         session = spark.session
         items = read_catalog(session, settings.catalog, settings.catalog_columns, settings.categories)
         items = items.select("item_id", "category")
         if warehouse.exists("catalog"):  # items that left the listing still have a past
             gone = warehouse.frame(session, "catalog").select("item_id", "category")
             items = items.unionByName(gone.join(items, "item_id", "left_anti"))
+        raw = read_raw(session, settings.raw_log, partition_window(days, settings.log.late_days))
         kept, rejected = clean(
-            read_raw(session, settings.raw_log, partition_window(days, settings.log.late_days)),
+            without_suppressed(raw, suppression),
             items,
             days,
             settings.log,

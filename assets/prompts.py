@@ -46,12 +46,10 @@ def prompts(
         rows = training_prompts(settings, warehouse, categories)
         published = warehouse.publish("prompts", rows, category=scope)
     lengths = [len(i) + len(r) for i, r in zip(rows["input_ids"], rows["response_ids"], strict=True)]
-    example = rows["text"][0].as_py() + rows["response"][0].as_py() if rows.num_rows else ""
     return dg.MaterializeResult(
         metadata={
             **table_metadata([published], rows.select(["category", "variant", "temporal_split"]), cost),
             "tokens": sum(lengths),
             "longest_prompt": max(lengths, default=0),
-            "example": dg.MetadataValue.text(example),
         }
     )

@@ -8,6 +8,7 @@ own alias only follows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date, timedelta
 
 from ml.errors import BadInputError, HemlineError
 from ml.registry import CHAMPION, NOTHING, PROMOTED_OVER, ROLLED_BACK, ModelRegistry, ModelVersion, now, registered_name
@@ -16,6 +17,20 @@ KINDS = ("adapter", "title_encoder", "item_embeddings", "ranker")
 """Kinds of models that are promoted and rolled back by themselves."""
 INDEX_OF = {"title_index": "title_encoder", "id_index": "item_embeddings"}
 """Kinds of indexes, and the kind of model whose vectors each holds."""
+
+
+RETRAIN_BY = "retrain_by"
+"""Tag of a version that was fitted on customers who are forgotten: the last day on which it may be in use."""
+LAST_CHANCE_DAYS = 7
+"""So long before that day a worse model may replace it: models are fitted once a week."""
+
+
+def must_go(model: ModelVersion) -> str | None:
+    """Return why a version is to be replaced by whatever can serve; None where it may stay."""
+    until = model.tags.get(RETRAIN_BY)
+    if until is None or date.today() < date.fromisoformat(until) - timedelta(days=LAST_CHANCE_DAYS):
+        return None
+    return f"it was fitted on customers who are forgotten, and may be in use until {until} only"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from csv import QUOTE_NONNUMERIC
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -22,6 +23,7 @@ from urllib.parse import unquote, urlparse
 
 from ml.errors import BadInputError, HemlineError
 from ml.model_files import check_plain_files, content_hash
+from ml.secrets import redact
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,7 +141,7 @@ class ModelRegistry:
             # The body's own error is what matters: a server that is gone as well must not hide it.
             try:
                 tracked.flush()
-                self.client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:500])
+                self.client.set_tag(run_id, "error", redact(f"{type(error).__name__}: {error}")[:500])
                 self.client.set_terminated(run_id, "FAILED")
             except Exception as second:
                 error.add_note(f"MLflow run {run_id} could not be marked FAILED: {second}")
@@ -186,6 +188,10 @@ class ModelRegistry:
             token = page.token
             if not token:
                 return sorted(found, key=lambda version: -int(version.version))
+
+    def tags_of(self, kind: str, scope: str, version: str) -> dict[str, str]:
+        """The tags of a registered version, whether or not its files are still there."""
+        return dict(self.client.get_model_version(registered_name(kind, scope), version).tags)
 
     def tag(self, kind: str, scope: str, version: str, **tags: str) -> None:
         """Write tags of a registered version."""
@@ -288,7 +294,9 @@ class TrackedRun:
 
         frame = rows if isinstance(rows, pd.DataFrame) else rows.to_pandas()
         writers = {
-            ".csv": lambda path: frame.to_csv(path, index=False),
+            ".csv": lambda path: (
+                frame.map(_inert).rename(columns=_inert).to_csv(path, index=False, quoting=QUOTE_NONNUMERIC)
+            ),
             ".json": lambda path: frame.to_json(path, orient="records", date_format="iso"),
             ".parquet": lambda path: frame.to_parquet(path, index=False),
         }
@@ -333,6 +341,11 @@ class TrackedRun:
 def now() -> str:
     """The time as tags have it: ISO, UTC, seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _inert(value: object) -> object:
+    """Return a text that a spreadsheet would take for a formula behind an apostrophe, which makes it text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else value
 
 
 def _flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

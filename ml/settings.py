@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from ml.baselines.recformer_settings import RecformerSettings
 from ml.baselines.settings import BaselineSettings
+from ml.secrets import remember
 from ml.section import Positive, Section, Share
 
 POOLED = "all"
@@ -330,6 +331,17 @@ class HealthSettings(Section):
     min_buyers: Positive = Field(default=30, description="buyers below which a day's realised recall is not compared")
 
 
+class PrivacySettings(Section):
+    """Customers who asked to be forgotten (`hemline forget`)."""
+
+    key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="key of their hashes (HEMLINE_PRIVACY__KEY in the environment); None: home/people/key, made once",
+    )
+    retrain_days: Positive = Field(default=30, description="days until the models fitted on them must be replaced")
+
+
 class SparkSettings(Section):
     """The Spark session. Any Spark setting goes into `conf`."""
 
@@ -371,7 +383,12 @@ class Settings(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     experiments: ExperimentSettings = ExperimentSettings()
     health: HealthSettings = HealthSettings()
+    privacy: PrivacySettings = PrivacySettings()
     spark: SparkSettings = SparkSettings()
+
+    def model_post_init(self, context: object) -> None:
+        """Make the secrets among the settings known, so that no message shows them."""
+        remember(self)
 
     @property
     def models_folder(self) -> Path:

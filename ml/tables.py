@@ -28,6 +28,12 @@ CANDIDATE = pa.struct([("item_id", pa.string()), ("log_probability", pa.float64(
 """An item the language model considered, and the log-probability of its code."""
 
 
+EVENT_IDS = ("event_id", "example_id")
+"""Columns that identify an event, and with the raw log the person behind it: never in a preview."""
+WRITTEN = ("query", "query_original", "target_query")
+"""Columns of what people wrote: never in a preview."""
+
+
 @dataclass(frozen=True)
 class Column:
     """A column: its name, type, what it means, and whether every row must have it."""

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from ml.errors import HemlineError
+from ml.secrets import redact, redacted, shown
 from pipelines.settings import FILE_VARIABLE, PROFILE_VARIABLE, LoadedSettings, load_settings
 
 # Set before any library is loaded: their chatter would bury what a run says, and none of them phones home.
@@ -23,6 +24,7 @@ for _name, _value in {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "PYTHONWARNINGS": "ignore::FutureWarning",
 }.items():
     os.environ.setdefault(_name, _value)
@@ -45,8 +47,13 @@ def _errors_for_people() -> Iterator[None]:
         yield
     except HemlineError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print("[bold red]Error:[/] ", end="")
-        print(error, file=sys.stderr)
+        print(redact(str(error)), file=sys.stderr)
         raise typer.Exit(1) from None
+    except Exception as error:
+        clean = redacted(error)
+        if clean is error:
+            raise
+        raise clean from None
 
 
 def _load(file: Path | None, profile: str | None) -> LoadedSettings:
@@ -87,6 +94,7 @@ def init(
 @app.command()
 def settings(file: SettingsFile = None, profile: Profile = None) -> None:
     """Print every effective setting and where it came from."""
+    from rich.markup import escape
     from rich.table import Table
 
     from pipelines.settings import flatten
@@ -96,7 +104,7 @@ def settings(file: SettingsFile = None, profile: Profile = None) -> None:
         table = Table("setting", "value", "from", box=None, pad_edge=False)
         for name, value in flatten(loaded.settings):
             source = loaded.sources.get(name, "default")
-            table.add_row(name, str(value), source, style="" if name in loaded.sources else "dim")
+            table.add_row(name, escape(shown(name, value)), source, style="" if name in loaded.sources else "dim")
         Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200).print(table)
 
 
@@ -219,6 +227,24 @@ def rollback(
 
         loaded = load_settings(file, profile)
         print_rollbacks(console, loaded.settings, roll_back(loaded.settings, kind, category or []))
+
+
+@app.command()
+def forget(
+    users: Annotated[list[str] | None, typer.Argument(help="Ids; none: which models are still to be replaced.")] = None,
+    file: SettingsFile = None,
+    profile: Profile = None,
+) -> None:
+    """Take customers out of everything Hemline made, and leave them out from now on."""
+    with _errors_for_people():
+        from pipelines import people
+
+        loaded = load_settings(file, profile)
+        if users:
+            done = people.forget_customers(loaded.settings, users, console)
+            people.print_forgotten(console, loaded.settings, done)
+        else:
+            people.print_models(console, people.due(loaded.settings))
 
 
 @app.command()

@@ -94,7 +94,9 @@ def report(settings: Settings) -> Path:
     """Write the report of what has been evaluated; return its page."""
     from ml.report import write_report
 
-    return write_report(settings, Warehouse(settings.warehouse), settings.report)
+    warehouse = Warehouse(settings.warehouse)
+    with warehouse.step("report"):
+        return write_report(settings, warehouse, settings.report)
 
 
 def newest_raw_day(runner: Runner) -> str:

@@ -15,8 +15,10 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from ml.errors import BadInputError
+from ml.secrets import is_secret_name, redact, shown
 from ml.settings import Settings
 
 PREFIX = "HEMLINE_"
@@ -63,7 +65,8 @@ def load_settings(
     for name, raw in environment.items():
         if name.startswith(PREFIX) and name not in _NOT_SETTINGS:
             path = name.removeprefix(PREFIX).lower().split("__")
-            _merge(values, _nested(path, _parse(raw)), sources, f"environment {name}")
+            value = raw if is_secret_name(path[-1]) else _parse(raw)
+            _merge(values, _nested(path, value), sources, f"environment {name}")
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
@@ -150,11 +153,16 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
             known = _known_names(problem["loc"][:-1])
             close = get_close_matches(str(problem["loc"][-1]), known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known)}"
-            lines.append(f"unknown setting {name}={problem['input']!r}{where}: {hint}")
+            lines.append(f"unknown setting {name}={_input(name, problem)}{where}: {hint}")
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"setting {name or 'settings'}={problem['input']!r}{where}: {message}" if name else message)
-    return "\n".join(lines)
+            lines.append(f"setting {name or 'settings'}={_input(name, problem)}{where}: {message}" if name else message)
+    return redact("\n".join(lines))
+
+
+def _input(name: str, problem: ErrorDetails) -> str:
+    """Return the value that was refused; of a setting that holds a secret by its name, that there is one."""
+    return shown(name, repr(problem["input"]))
 
 
 def _known_names(path: tuple[int | str, ...]) -> list[str]:

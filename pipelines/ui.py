@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ml.errors import HemlineError
+from ml.secrets import redact
 from ml.settings import Settings
 from pipelines.resources import tracking_uri
 from pipelines.run import dagster_home
@@ -38,7 +39,8 @@ def serve(console: Console, settings: Settings, port: int, mlflow_port: int) -> 
         del commands["MLflow"]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor's stop ends the servers too
     servers = {name: subprocess.Popen(command, env=environment) for name, command in commands.items()}
-    console.print(f"Dagster  http://{HOST}:{port}\nMLflow   {settings.tracking_uri or f'http://{HOST}:{mlflow_port}'}")
+    models = redact(settings.tracking_uri) if settings.tracking_uri else f"http://{HOST}:{mlflow_port}"
+    console.print(f"Dagster  http://{HOST}:{port}\nMLflow   {models}")
     console.print("Ctrl+C ends them.")
     try:
         while all(server.poll() is None for server in servers.values()):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
-from ml.champions import INDEX_OF, made_of, promote_index, rolled_back_versions
+from ml.champions import INDEX_OF, made_of, must_go, promote_index, rolled_back_versions
 from ml.errors import HemlineError
 from ml.model_files import check_finite_weights, content_hash
 from ml.promotion import Decision, decide, refused
@@ -115,7 +115,7 @@ def _judged(
         except HemlineError as error:
             reason = f"not compared, the champion's files cannot be had ({error})"
     if champion is not None:
-        why = trial.incomparable(champion)
+        why = trial.incomparable(champion) or must_go(champion)
         why = why if why or settings.promotion.enabled else "setting promotion.enabled is off"
         reason = f"not compared with version {champion.version}: {why}; its files load and its scores are finite"
         champion = None if why else champion

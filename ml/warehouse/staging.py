@@ -7,6 +7,7 @@ lock files.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -55,9 +56,31 @@ def step_lock(root: Path, name: str, on_wait: Callable[[], None]) -> Iterator[No
         on_wait()
         lock.acquire()
     try:
-        yield
+        with _among_steps(root, fcntl.LOCK_SH, on_wait):
+            yield
     finally:
         lock.release()
+
+
+@contextmanager
+def no_steps(root: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold off every step: none is under way, and none begins; `on_wait` is called once where one has to be awaited."""
+    with _among_steps(root, fcntl.LOCK_EX, on_wait):
+        yield
+
+
+@contextmanager
+def _among_steps(root: Path, how: int, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock that steps share and `no_steps` has alone; the system takes it from a process that dies."""
+    path = root / "_locks" / "_steps" / "all.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(file, how)
+        yield
 
 
 @contextmanager
@@ -93,6 +116,18 @@ def _sweep(staging: Path, locks: Path) -> None:
                 Path(lock.lock_file).unlink(missing_ok=True)
         except Timeout:
             continue  # its writer is at work
+
+
+def clear(root: Path, grace_seconds: float) -> None:
+    """Remove what went out, after its `grace_seconds`, and what killed writers left."""
+    out = [int(path.name.split("-")[0]) for path in (root / "_staging" / "_outgoing").glob("*")]
+    time.sleep(max(0.0, max(out, default=0) / 1e9 + grace_seconds - time.time()))
+    purge(root, 0)
+    for staging in (root / "_staging").glob("[!_]*"):
+        locks = root / "_locks" / "_staging" / staging.name
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks.with_suffix(".lock")):
+            _sweep(staging, locks)
 
 
 def set_outgoing(root: Path, folder: Path) -> Path:

@@ -18,7 +18,7 @@ from ml.tables import Table
 from ml.warehouse import paths, spark_io
 from ml.warehouse.contents import check_files, write_rows
 from ml.warehouse.files import clear_errors, fsync_folder, fsync_path, name_by_content, put_in_place, same_content
-from ml.warehouse.staging import partition_lock, set_outgoing, step_lock, work_folder
+from ml.warehouse.staging import clear, no_steps, partition_lock, set_outgoing, step_lock, work_folder
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
@@ -233,6 +233,18 @@ class Warehouse:
     def step(self, name: str, on_wait: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
         """Hold the lock of a step that writes here, so that it runs once at a time over all processes of a machine."""
         return step_lock(self.root, name, on_wait)
+
+    def no_steps(self, on_wait: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
+        """Wait for all steps that write here and keep others from beginning, over all processes of a machine."""
+        return no_steps(self.root, on_wait)
+
+    def clear(self) -> None:
+        """Remove replaced versions and killed writers' leftovers from the disk; waits until no reader needs them."""
+        clear(self.root, self._grace_seconds)
+
+    def partitions(self, table: str) -> list[dict[str, str]]:
+        """Return the level values of every published partition, in order."""
+        return [values for values, _ in paths.partitions(self.root, paths.table_named(table), {})]
 
     def exists(self, table: str, **levels: str) -> bool:
         """Whether any partition with the given level values is published; an empty one counts."""

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 
+import psutil
 import pytest
 
 PATIENCE = 120
@@ -50,6 +51,20 @@ def pages(eve_shop, tmp_path_factory):
     for port in ports:
         with pytest.raises(ConnectionError), socket.create_connection(("127.0.0.1", port), timeout=5):
             pass
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_both_pages_and_the_daemon_listen_on_loopback_alone(pages):
+    for page in pages:
+        answer(page)
+    server = next(child for child in psutil.Process().children() if "pipelines.cli" in child.cmdline())
+    family = [server, *server.children(recursive=True)]
+    listening = {
+        (connection.laddr.ip, connection.laddr.port)
+        for process in family for connection in process.net_connections("inet") if connection.status == "LISTEN"
+    }  # fmt: skip
+    assert {port for _, port in listening} >= {int(page.rpartition(":")[2]) for page in pages}
+    assert {ip for ip, _ in listening} <= {"127.0.0.1", "::1"}, listening
 
 
 def test_dagster_shows_the_assets_and_what_the_command_line_ran(pages):

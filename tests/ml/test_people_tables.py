@@ -1,0 +1,112 @@
+"""Customers taken out of published tables, and the locks that keep writers apart meanwhile."""
+
+import threading
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from ml.people.tables import _remove
+from ml.tables import TABLES
+from ml.warehouse import Warehouse
+
+DAYS = ["2026-03-01", "2026-03-02", "2026-03-03"]
+
+
+def lists(users):
+    """Lists of two items for each of `users`."""
+    rows = [
+        {"user_id": user, "rank": rank, "item_id": f"i{rank}", "score": 1.0 / rank, "source": "popular",
+         "part": "popular", "listed_on": DAYS[0], "model_from_future": False}
+        for user in users for rank in (1, 2)
+    ]  # fmt: skip
+    schema = TABLES["recommendations"].schema
+    return pa.Table.from_pylist([dict.fromkeys(schema.names) | row for row in rows], schema)
+
+
+@pytest.fixture
+def warehouse(tmp_path):
+    made = Warehouse(tmp_path / "warehouse", grace_seconds=0)
+    for day, users in zip(DAYS, (["a", "b", "c"], ["a", "c"], ["b"]), strict=True):
+        made.publish("recommendations", lists(users), date=day, category="Luggage & Bags")
+    return made
+
+
+def test_partitions_that_hold_them_become_what_they_would_have_been_and_others_are_not_touched(warehouse, tmp_path):
+    plain = Warehouse(tmp_path / "plain")
+    for day, users in zip(DAYS, (["a", "c"], ["a", "c"], []), strict=True):
+        plain.publish("recommendations", lists(users), date=day, category="Luggage & Bags")
+    untouched = next(warehouse.folder("recommendations", date=DAYS[1], category="Luggage & Bags").iterdir())
+    written = untouched.stat().st_mtime_ns
+    assert _remove(warehouse, "recommendations", "user_id", {"b", "z"}) == 4
+    assert warehouse.content("recommendations") == plain.content("recommendations"), "names are hashes of the bytes"
+    assert untouched.stat().st_mtime_ns == written
+    assert _remove(warehouse, "recommendations", "user_id", {"b", "z"}) == 0, "said twice, done once"
+    assert warehouse.days("recommendations") == DAYS, "a partition that held nobody else is empty, not gone"
+
+
+def test_a_reader_in_a_loop_sees_a_partition_with_them_or_without(warehouse):
+    seen, stop = set(), threading.Event()
+
+    def read():
+        while not stop.is_set():
+            rows = warehouse.read("recommendations", ["user_id"], date=DAYS[0], category="Luggage & Bags")
+            seen.add(tuple(sorted(rows["user_id"].to_pylist())))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(5):
+        _remove(warehouse, "recommendations", "user_id", {"b"})
+        warehouse.publish("recommendations", lists(["a", "b", "c"]), date=DAYS[0], category="Luggage & Bags")
+    stop.set()
+    reader.join()
+    assert seen <= {("a", "a", "b", "b", "c", "c"), ("a", "a", "c", "c")}
+
+
+def test_old_versions_and_leftovers_of_killed_writers_are_off_the_disk(warehouse):
+    dead = warehouse.root / "_staging" / "recommendations" / "1-1-dead"
+    dead.mkdir(parents=True)
+    (dead / "rows").write_text("b")
+    _remove(warehouse, "recommendations", "user_id", {"b"})
+    warehouse.clear()
+    assert not [path for path in (warehouse.root / "_staging").rglob("*") if path.is_file()]
+
+
+def test_no_step_goes_on_while_someone_is_forgotten_and_steps_go_on_side_by_side(warehouse):
+    order, inside, waits = [], threading.Event(), []
+
+    def forget():
+        with warehouse.no_steps(lambda: (waits.append("forget"), inside.set())):
+            order.append("forgotten")
+
+    with warehouse.step("one"), warehouse.step("two"):
+        thread = threading.Thread(target=forget)
+        thread.start()
+        assert inside.wait(10)
+        order.append("steps")
+    thread.join(10)
+    assert order == ["steps", "forgotten"] and waits == ["forget"]
+
+    begun = threading.Event()
+
+    def step():
+        with warehouse.step("one", begun.set):
+            order.append("step")
+
+    with warehouse.no_steps():
+        thread = threading.Thread(target=step)
+        thread.start()
+        assert begun.wait(10)
+        order.append("still alone")
+    thread.join(10)
+    assert order[2:] == ["still alone", "step"]
+
+
+def test_a_partition_of_several_row_groups_keeps_its_order(warehouse, monkeypatch):
+    monkeypatch.setattr("ml.warehouse.contents.ROW_GROUP", 7)
+    users = [f"u{number:03}" for number in range(50)]
+    warehouse.publish("recommendations", lists(users), date=DAYS[0], category="x")
+    assert _remove(warehouse, "recommendations", "user_id", {"u013", "u014"}) == 4
+    left = warehouse.read("recommendations", ["user_id", "rank"], date=DAYS[0], category="x")
+    assert left["user_id"].to_pylist() == [user for user in users if user not in ("u013", "u014") for _ in (1, 2)]
+    assert pc.sum(left["rank"]).as_py() == 48 * 3

@@ -1,0 +1,136 @@
+"""`hemline forget` on the small shop: a customer who is everywhere is nowhere, and stays away."""
+
+import io
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+
+import pytest
+from people_scan import findings
+from rich.console import Console
+from small_shop import LAST, Shop, event, write_events
+from test_cli import hemline, own_environment  # noqa: F401  (a fixture)
+
+from ml.tables import TABLES
+from ml.warehouse import Warehouse
+from pipelines import flows
+from pipelines.people import forget_customers, print_forgotten
+from pipelines.resources import model_registry
+from pipelines.run import Runner
+
+CANARY = "U0000047"
+QUERY = "kakapo jumper ünïque"
+PLACES = [
+    *("interactions", "rejected_interactions", "query_daily", "query_vectors", "query_memory", "training_sequences"),
+    *("prompts", "prompt_perplexity", "query_title_pairs", "user_histories", "generations", "recommendations"),
+    *("evaluation_ranks", "history/runs/", "compute_logs", "mlflow.db", "prompt_perplexity.json"),
+    *("work/evaluation", "_staging/recommendations"),
+]
+"""Where the canary is before: a scan that does not find it there proves nothing."""
+
+
+def own_copy(shop, eve_shop, folder):
+    """A copy of the shop whose models and MLflow artifacts are its own too."""
+    shutil.copytree(shop.folder, folder, ignore=shutil.ignore_patterns("_locks"))
+    artifacts = eve_shop.folder / ".hemline" / "mlflow-artifacts"
+    shutil.copytree(artifacts, folder / ".hemline" / "mlflow-artifacts")
+    places = {"runs": ["artifact_uri"], "experiments": ["artifact_location"],
+              "model_versions": ["source", "storage_location"]}  # fmt: skip
+    with closing(sqlite3.connect(folder / ".hemline" / "mlflow.db")) as database, database:
+        for table, columns in places.items():
+            for column in columns:
+                database.execute(
+                    f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
+                    (artifacts.as_uri(), (folder / ".hemline" / "mlflow-artifacts").as_uri()),
+                )
+    return Shop(folder)
+
+
+def plant(shop):
+    """Let the canary search for what nobody else does, break the contract, and stand in logs and a failed run."""
+    item = next(row["item_id"] for row in shop.rows("interactions") if row["user_id"] == CANARY and row["item_id"])
+    own = {"user_id": CANARY, "session_id": "canary-visit"}
+    led = {**own, "item_id": item, "query": QUERY, "position": 1}
+    write_events(shop, LAST, [
+        event("canary-search", LAST, **own, action="search", item_id=None, query=QUERY),
+        event("canary-click", LAST, **led, minute=1),
+        event("canary-bought", LAST, **led, action="purchase", minute=2),
+        event("canary-stare", LAST, **led, action="stare", minute=3),
+    ], "canary.parquet")  # fmt: skip
+    whole = {"event_id": "canary-json", "user_id": CANARY, "event_time": f"{LAST}T12:04:00Z", "action": "click"}
+    lines = [json.dumps({**whole, "item_id": item}), f'{{"event_id": "canary-line", "user_id": "{CANARY}", "action"']
+    (shop.raw(LAST) / "lines.jsonl").write_text("\n".join(lines) + "\n")
+    flows.nightly(Runner(shop.settings), LAST)
+    with Runner(shop.settings).instance() as instance:
+        run = instance.get_runs(limit=1)[0]
+        instance.report_engine_event(f"customer {CANARY}: event canary-click, search {QUERY!r}", run)
+    log = next((shop.folder / ".hemline" / "dagster").rglob("*.err"))
+    log.write_text(f"{log.read_text()}\ncustomer {CANARY} asked for '{QUERY}'\n")
+    registry = model_registry(shop.settings)
+    with pytest.raises(ValueError), registry.run("ranker", "Clothing", tags={}, params={}):
+        raise ValueError(f"example canary-bought of {CANARY} is odd")
+    killed = shop.folder / "warehouse" / "_staging" / "recommendations" / "1-1-dead" / "partition"
+    killed.mkdir(parents=True)
+    lists = shop.warehouse.folder("recommendations", date=LAST, category="Clothing")
+    shutil.copy(next(lists.glob("*.parquet")), killed)
+    return shop
+
+
+@pytest.fixture(scope="module")
+def canary_shop(shop, eve_shop, tmp_path_factory):
+    """The small shop with its canary."""
+    return plant(own_copy(shop, eve_shop, tmp_path_factory.mktemp("people") / "shop"))
+
+
+def scan(shop, events=()):
+    """Where the canary is, the shop's own raw log left out."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(shop.settings.language_model.base_model)
+    words = {CANARY, QUERY, "kakapo", "canary-", *events}
+    return findings(shop.folder, words, tokenizer.decode, [shop.folder / "raw"])
+
+
+def others(shop):
+    """Every row of the other customers, by table."""
+    return {
+        name: [row for row in shop.rows(name) if row["user_id"] != CANARY]
+        for name, table in TABLES.items() if "user_id" in table.names
+    }  # fmt: skip
+
+
+def test_a_forgotten_customer_is_nowhere_and_the_next_night_does_not_bring_them_back(canary_shop):
+    shop, settings = canary_shop, canary_shop.settings
+    events = {row["event_id"] for row in shop.rows("interactions") if row["user_id"] == CANARY}
+    examples = {row["example_id"] for row in shop.rows("training_sequences") if row["user_id"] == CANARY}
+    assert len(events) > 50 and examples
+    before, kept = scan(shop, events), others(shop)
+    missed = [place for place in PLACES if not any(place in name for name in before)]
+    assert not missed, f"the scan does not find the canary in {missed}"
+    assert any(QUERY in words for name, words in before.items() if "/prompts/" in name or "/query_daily/" in name)
+
+    at_once = Warehouse(settings.warehouse, grace_seconds=0)  # no reader needs time to let go of an old version
+    done = forget_customers(settings, [CANARY], Console(quiet=True), at_once)
+    assert scan(shop, events) == {}
+    assert others(shop) == kept
+    assert {(model.kind, model.scope) for model in done.models} >= {
+        ("adapter", "Clothing"),
+        ("item_embeddings", "Clothing"),
+    }
+    registry = model_registry(settings)
+    for model in done.models:
+        assert registry.tags_of(model.kind, model.scope, model.version)["retrain_by"] == model.retrain_by
+    assert LAST in done.raw_days
+    said = Console(file=io.StringIO(), record=True, width=200)
+    print_forgotten(said, settings, done)
+    assert "is the shop's and was not touched" in said.export_text() and CANARY not in said.export_text()
+    records = [json.loads(line) for line in (settings.home / "people" / "audit.jsonl").read_text().splitlines()]
+    assert [record["event"] for record in records] == ["begun", "done"]
+    assert records[-1]["removed"]["interactions"] and records[-1]["models"]
+
+    flows.nightly(Runner(settings), LAST)
+    assert scan(shop, events) == {}, "the raw log still has them, and ingestion leaves them out"
+    assert shop.rows("recommendations", date=LAST)
+
+    assert "to be replaced by" in hemline("forget", "--settings", shop.file)
