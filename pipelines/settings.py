@@ -7,6 +7,7 @@ directory. Environment names join sections with two underscores: `HEMLINE_GENERA
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -24,6 +25,7 @@ FILE_VARIABLE = "HEMLINE_SETTINGS"
 PROFILE_VARIABLE = "HEMLINE_PROFILE"
 DEFAULT_FILE = Path("hemline.yaml")
 PROFILES = Path(__file__).parent / "profiles"
+_ADDRESS_SECRET = re.compile(r"://[^/]*@")
 _NOT_SETTINGS = {FILE_VARIABLE, PROFILE_VARIABLE}
 _PATHS = ("raw_log", "catalog", "warehouse", "home", "report")
 
@@ -153,7 +155,8 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
             lines.append(f"unknown setting {name}={problem['input']!r}{where}: {hint}")
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"setting {name or 'settings'}={problem['input']!r}{where}: {message}" if name else message)
+            value = _ADDRESS_SECRET.sub("://…@", repr(problem["input"]))
+            lines.append(f"setting {name}={value}{where}: {message}" if name else message)
     return "\n".join(lines)
 
 
