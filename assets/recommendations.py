@@ -14,6 +14,7 @@ from assets.tracking import code_version, fit_tags, settings_hash
 from ml.measure import timed
 from ml.registry import ModelRegistry
 from ml.settings import Settings
+from ml.spark import SparkSource
 from ml.warehouse import Warehouse
 
 
@@ -35,6 +36,7 @@ def generations(
     settings: dg.ResourceParam[Settings],
     warehouse: dg.ResourceParam[Warehouse],
     registry: dg.ResourceParam[ModelRegistry],
+    spark: dg.ResourceParam[SparkSource],
 ) -> dg.MaterializeResult:
     """What the language model writes for the most active customers: an item of the shelf, and a title."""
     from ml.log import available_items
@@ -57,7 +59,7 @@ def generations(
                 context.log.info(f"{category}: nobody is asked, the ranker of {scope!r} found answers of no use")
                 own = own.slice(0, 0)
             items = shelf(settings, warehouse, day, category, available)
-            nights[category] = CategoryNight(settings, warehouse, day, category, own, items, memory, adapter)
+            nights[category] = CategoryNight(settings, warehouse, day, category, own, items, memory, adapter, spark)
             kept[category] = nights[category].unchanged()
             waiting.append(own.filter(~pc.field("user_id").isin(pa.array(sorted(kept[category]), pa.string()))))
         chosen = choose_users(pa.concat_tables(waiting), categories, settings.generation.max_users)

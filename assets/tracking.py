@@ -39,7 +39,10 @@ def judged(context: dg.AssetExecutionContext, version: ModelVersion, decision: D
 
 def settings_hash(settings: Settings) -> str:
     """Return a short hash of every setting but the places and addresses, which change nothing that is computed."""
-    places = {"raw_log", "catalog", "warehouse", "home", "report", "tracking_uri", "spark", "privacy"}
+    places = {
+        *("raw_log", "catalog", "warehouse", "home", "report"),
+        *("tracking_uri", "dagster_storage", "spark", "privacy"),
+    }
     return hashlib.sha256(settings.model_dump_json(exclude=places).encode()).hexdigest()[:12]
 
 

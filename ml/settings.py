@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -127,6 +128,9 @@ class LanguageModelSettings(Section):
     warmup_share: Share = 0.03
     gradient_checkpointing: bool = Field(default=False, description="less memory, about a third more time")
     save_steps: Positive = Field(default=50, description="steps between checkpoints")
+    processes: Positive = Field(
+        default=1, description="processes that train together, one a GPU; batch_size and accumulation are each one's"
+    )
     seed: int = 0
 
 
@@ -141,6 +145,9 @@ class GenerationSettings(Section):
     max_users: int = Field(default=2000, ge=0, description="users a night, most active first, over all categories")
     batch_size: Positive = 16
     chunk_users: Positive = Field(default=128, description="users per finished chunk: what a killed run keeps")
+    executors: Literal["none", "spark"] = Field(
+        default="none", description="spark: a night's chunks over Spark's executors, each with a model of its own"
+    )
     seed: int = 0
 
     @model_validator(mode="after")
@@ -343,12 +350,16 @@ class PrivacySettings(Section):
 
 
 class SparkSettings(Section):
-    """The Spark session. Any Spark setting goes into `conf`."""
+    """The Spark session (docs/scale.md: what a cluster's machines must share)."""
 
-    master: str = "local[2]"
+    master: str = Field(
+        default="local[2]", description="local[N]: this process; else a cluster: spark://HOST:7077, yarn, …"
+    )
     driver_memory: str = "4g"
     shuffle_partitions: Positive = 4
-    conf: dict[str, str] = Field(default={})
+    conf: dict[str, str] = Field(
+        default={}, description="any Spark settings, executors' memory, cores and GPUs among them"
+    )
 
 
 class Settings(Section):
@@ -360,7 +371,12 @@ class Settings(Section):
     warehouse: Path = Field(default=Path("warehouse"), description="root of the published tables")
     home: Path = Field(default=Path(".hemline"), description="Dagster's and MLflow's storage, checkpoints, work files")
     report: Path = Field(default=Path("report"), description="folder of the page `hemline evaluate --report` writes")
-    tracking_uri: str | None = Field(default=None, description="MLflow server; None: SQLite under `home`")
+    tracking_uri: str | None = Field(
+        default=None, description="MLflow server, or a database without its password; None: SQLite under `home`"
+    )
+    dagster_storage: Literal["sqlite", "postgres"] = Field(
+        default="sqlite", description="postgres: the database in the environment variable DAGSTER_POSTGRES_URL"
+    )
     categories: list[str] = Field(default=["Clothing"], min_length=1, description="categories with their own partition")
     start_date: str = Field(default="2018-01-01", pattern=r"^\d{4}-\d{2}-\d{2}$", description="first day of the log")
     scope: Literal["category", "all"] = Field(default="category", description="own models per category, or one for all")
@@ -405,6 +421,16 @@ class Settings(Section):
     def _local(cls, value: object) -> object:
         if isinstance(value, str) and "://" in value:
             raise ValueError("object stores are not supported: expected a path of a local file system")
+        return value
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _no_password(cls, value: str | None) -> str | None:
+        if value and urlsplit(value).password:
+            raise ValueError(
+                "expected an address without a password; that belongs into the environment (PGPASSWORD for PostgreSQL, "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server)"
+            )
         return value
 
     @field_validator("start_date")

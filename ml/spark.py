@@ -1,11 +1,19 @@
-"""The one way to a Spark session."""
+"""The one way to a Spark session: in this process (`local[…]`), or on a cluster whose executors are elsewhere.
+
+A cluster's executors see nothing of this process. They need the raw log, the warehouse and `home` under the same paths
+(one shared file system), and a Python of the same version with the same packages; `ml` itself is sent to them.
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +23,11 @@ from ml.settings import SparkSettings
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+_LOOPBACK = "127.0.0.1"
+_IN_PROCESS = re.compile(r"local(\[.*\])?")
+"""Masters whose executor is this process; `local-cluster[…]` starts others."""
+_SENT: set[str] = set()
+"""Spark applications whose executors have the code."""
 _INSTALL = (
     "Install one (Debian: apt-get install openjdk-17-jre-headless; macOS: brew install openjdk@17) or set JAVA_HOME."
 )
@@ -23,12 +36,13 @@ _INSTALL = (
 def spark_session(settings: SparkSettings, app_name: str = "hemline") -> SparkSession:
     """Return the process's Spark session, started with `settings` if there is none.
 
-    Times are UTC throughout, and Parquet time stamps are microseconds, as `ml.tables` has them.
+    Times are UTC throughout, and Parquet time stamps are microseconds, as `ml.tables` has them. Executors in other
+    processes get this process's `ml` as an archive, whatever version is installed there.
     """
     from pyspark.sql import SparkSession
 
-    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers see the same packages, whatever PATH says
+    # Workers see the same packages, whatever PATH says; a cluster that has them elsewhere sets the variable.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     quiet = f"-Dlog4j2.configurationFile={(Path(__file__).parent / 'log4j2.properties').as_uri()}"
     builder = (
         SparkSession.builder.appName(app_name)
@@ -41,12 +55,31 @@ def spark_session(settings: SparkSettings, app_name: str = "hemline") -> SparkSe
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", str(sys.stderr.isatty()).lower())
         .config("spark.driver.extraJavaOptions", quiet)
-        .config("spark.driver.bindAddress", "127.0.0.1")
-        .config("spark.driver.host", "127.0.0.1")
     )
+    if settings.master.startswith("local"):  # local-cluster too: its executors are on this machine
+        os.environ.setdefault("SPARK_LOCAL_IP", _LOOPBACK)
+        builder = builder.config("spark.driver.bindAddress", _LOOPBACK).config("spark.driver.host", _LOOPBACK)
     for key, value in settings.conf.items():
         builder = builder.config(key, value)
-    return builder.getOrCreate()
+    session = builder.getOrCreate()
+    if not _IN_PROCESS.fullmatch(settings.master):
+        _send_code(session)
+    return session
+
+
+def _send_code(session: SparkSession) -> None:
+    """Give the session's executors this process's `ml` as an archive, once; it goes before what is installed there."""
+    context = session.sparkContext
+    if context.applicationId in _SENT:
+        return
+    package = Path(__file__).parent
+    folder = Path(tempfile.mkdtemp(prefix="hemline-code-"))  # executors that join later fetch it too
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with zipfile.ZipFile(folder / "hemline.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(package.rglob("*.py")):
+            archive.write(path, path.relative_to(package.parent))
+    context.addPyFile(str(folder / "hemline.zip"))
+    _SENT.add(context.applicationId)
 
 
 class SparkSource:

@@ -260,14 +260,19 @@ def demo(folder: Annotated[Path, typer.Option(help="Where everything of the demo
 def ui(
     port: int = 3000,
     mlflow_port: int = 5000,
+    host: Annotated[
+        str,
+        typer.Option(help="Address to serve on. Nobody is asked who they are: put a proxy that asks before another."),
+    ] = "127.0.0.1",
+    only: Annotated[list[str] | None, typer.Option(help="web, daemon or mlflow; repeatable. Default: all.")] = None,
     file: SettingsFile = None,
     profile: Profile = None,
 ) -> None:
-    """Open Dagster's UI, its daemon, and MLflow's UI, on this machine only."""
+    """Open Dagster's UI, its daemon, and MLflow's UI, on this machine only unless said otherwise."""
     with _errors_for_people():
         from pipelines.ui import serve
 
-        serve(console, _load(file, profile).settings, port, mlflow_port)
+        serve(console, _load(file, profile).settings, port, mlflow_port, host, only or [])
 
 
 if __name__ == "__main__":

@@ -8,11 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ml.errors import HemlineError
+import yaml
+
+from ml.errors import BadInputError, HemlineError
+from ml.files import write_file
 from ml.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,6 +25,15 @@ if TYPE_CHECKING:
 OURS = "ml."
 """How the class of an error that Hemline wrote for people begins."""
 INSTANCE_FILE = Path(__file__).parents[1] / "dagster.yaml"
+POSTGRES_VARIABLE = "DAGSTER_POSTGRES_URL"
+_POSTGRES_SCHEME = "postgresql+psycopg2://"
+_POSTGRES_STORAGE = f"""
+# Runs, events and schedules in PostgreSQL (setting dagster_storage); its address, a secret, stays in the environment.
+storage:
+  postgres:
+    postgres_url:
+      env: {POSTGRES_VARIABLE}
+"""
 
 
 class RunFailedError(HemlineError):
@@ -36,13 +49,32 @@ class Outcome:
 
 
 def dagster_home(settings: Settings) -> Path:
-    """Return the instance's folder under `home`, made ready, so that nobody needs to set DAGSTER_HOME."""
+    """Return the instance's folder under `home`, made ready, so that nobody needs to set DAGSTER_HOME.
+
+    Raises BadInputError where PostgreSQL is asked for and cannot be used as things are.
+    """
     folder = settings.home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "dagster.yaml").exists() and INSTANCE_FILE.exists():
         shutil.copy(INSTANCE_FILE, folder / "dagster.yaml")
+    if settings.dagster_storage == "postgres":
+        _use_postgres(folder / "dagster.yaml")
     os.environ.setdefault("DAGSTER_HOME", str(folder))
     return folder
+
+
+def _use_postgres(file: Path) -> None:
+    """Add the storage to an instance file that names none; what a person wrote there stays."""
+    if not os.environ.get(POSTGRES_VARIABLE, "").startswith(_POSTGRES_SCHEME):
+        raise BadInputError(
+            f"dagster_storage is postgres: expected the database's address in the environment variable "
+            f"{POSTGRES_VARIABLE}, as {_POSTGRES_SCHEME}USER@HOST/DATABASE (the password in PGPASSWORD, or in it)"
+        )
+    if find_spec("dagster_postgres") is None:
+        raise BadInputError("dagster_storage is postgres: install `pip install -r requirements-postgres.txt`")
+    text = file.read_text(encoding="utf-8")
+    if "storage" not in (yaml.safe_load(text) or {}):
+        write_file(file, lambda path: path.write_text(text + _POSTGRES_STORAGE, encoding="utf-8"))
 
 
 class Runner:

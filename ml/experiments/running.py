@@ -134,7 +134,7 @@ class _Work:
 
     def _adapter(self) -> tuple[Path, str]:
         """Return the adapter of these prompts, fitted unless another experiment has fitted the same, and its name."""
-        from ml.language_model import prepare_base_model, train_adapter
+        from ml.language_model import fit_adapter, prepare_base_model
 
         model = self.settings.language_model
         rows = training_prompts(self.settings, self.warehouse, [self.source])
@@ -143,7 +143,7 @@ class _Work:
         folder = prepare_base_model(model.base_model, model.revision, self.settings.models_folder)
         train, validation = (rows.filter(pc.field("temporal_split") == part) for part in ("train", "validation"))
         work = self.folder / "adapters" / name
-        return train_adapter(folder, train, validation, model, work, self.run).folder, name
+        return fit_adapter(folder, train, validation, model, work, self.run).folder, name
 
     def _core(self) -> CoreSystem:
         """Return CORE, fitted on the share of the training part."""

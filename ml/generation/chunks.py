@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from ml.tables import CANDIDATE
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from ml.generation.prefix_cache import PrefixCache
     from ml.prompts import ResponseFormat
 
 FORMAT = 2
@@ -35,6 +38,26 @@ ANSWER = pa.schema(
         pa.field("candidates", pa.list_(CANDIDATE), nullable=False),
     ]
 )
+
+
+@dataclass(frozen=True)
+class AnswerTask:
+    """What answers depend on beside their inputs and the model; `key` must name the model (version, data type)."""
+
+    instruction_ids: list[int]
+    trie: CodeTrie
+    response_format: ResponseFormat
+    settings: GenerationSettings
+    key: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows that are answered together, and the file their answers are kept in."""
+
+    path: Path
+    inputs: list[list[int]]
+    row_keys: list[str]
 
 
 def generate_in_chunks(
@@ -56,33 +79,58 @@ def generate_in_chunks(
     A chunk that is there and whole is read, not generated; one that was half written, or damaged, is generated again.
     Batches never span chunks, so that a rerun forms the same batches. No row key is written to disk.
     """
-    if len(row_keys) != len(inputs):
-        raise BadInputError(f"generation: {len(row_keys)} row keys for {len(inputs)} inputs; expected one per input")
     from tqdm import tqdm
 
-    work_dir.mkdir(parents=True, exist_ok=True)
-    common = [
-        FORMAT, chunk_key, instruction_ids, trie.fingerprint, response_format.separator_ids, response_format.end_id,
-        settings.model_dump(exclude={"max_users", "chunk_users"}),
-    ]  # fmt: skip
+    task = AnswerTask(instruction_ids, trie, response_format, settings, chunk_key)
     answers: list[Generated] = []
     prefix = None
     with evaluating(model), tqdm(total=len(inputs), unit="user", desc="generating", disable=None) as bar:
-        for start in range(0, len(inputs), settings.chunk_users):
-            rows = slice(start, start + settings.chunk_users)
-            path = work_dir / f"generated-{_key(common, inputs[rows], row_keys[rows])}.parquet"
-            chunk = _read(path, len(inputs[rows]))
-            if chunk is None:
+        for chunk in split(task, inputs, row_keys, work_dir):
+            answered = read_chunk(chunk)
+            if answered is None:
                 prefix = instruction_cache(model, instruction_ids) if prefix is None else prefix
-                chunk = generate(
-                    model, tokenizer, inputs[rows], instruction_ids, trie, response_format, settings, row_keys[rows],
-                    prefix=prefix, on_finished=bar.update,
-                )  # fmt: skip
-                _write(path, chunk)
+                answered = answer_chunk(model, tokenizer, task, chunk, prefix, bar.update)
             else:
-                bar.update(len(chunk))
-            answers.extend(chunk)
+                bar.update(len(answered))
+            answers.extend(answered)
     return answers
+
+
+def split(task: AnswerTask, inputs: Sequence[list[int]], row_keys: Sequence[str], work_dir: Path) -> Iterator[Chunk]:
+    """Yield the chunks of `task.settings.chunk_users` rows, each with its file below `work_dir`, which is made."""
+    if len(row_keys) != len(inputs):
+        raise BadInputError(f"generation: {len(row_keys)} row keys for {len(inputs)} inputs; expected one per input")
+    work_dir.mkdir(parents=True, exist_ok=True)
+    common = [
+        FORMAT, task.key, task.instruction_ids, task.trie.fingerprint, task.response_format.separator_ids,
+        task.response_format.end_id, task.settings.model_dump(exclude={"max_users", "chunk_users", "executors"}),
+    ]  # fmt: skip
+    for start in range(0, len(inputs), task.settings.chunk_users):
+        rows = slice(start, start + task.settings.chunk_users)
+        own, keys = list(inputs[rows]), list(row_keys[rows])
+        yield Chunk(work_dir / f"generated-{_key(common, own, keys)}.parquet", own, keys)
+
+
+def answer_chunk(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: AnswerTask,
+    chunk: Chunk,
+    prefix: PrefixCache,
+    on_finished: Callable[[], object],
+) -> list[Generated]:
+    """Answer a chunk and keep the answers in its file; `on_finished` is called once per row."""
+    answers = generate(
+        model, tokenizer, chunk.inputs, task.instruction_ids, task.trie, task.response_format, task.settings,
+        chunk.row_keys, prefix=prefix, on_finished=on_finished,
+    )  # fmt: skip
+    _write(chunk.path, answers)
+    return answers
+
+
+def read_chunk(chunk: Chunk) -> list[Generated] | None:
+    """Return a finished chunk's answers, or None where there are none that can be trusted."""
+    return _read(chunk.path, len(chunk.inputs))
 
 
 def _key(common: list[object], inputs: Sequence[list[int]], row_keys: Sequence[str]) -> str:
@@ -117,7 +165,7 @@ def _write(path: Path, answers: Sequence[Generated]) -> None:
     """Write a chunk so that its name only ever stands for a whole file."""
     rows = [vars(answer) | {"candidates": candidate_rows(answer)} for answer in answers]
     table = pa.Table.from_pylist(rows, schema=ANSWER)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial = path.with_suffix(f".{socket.gethostname()}-{os.getpid()}.partial")  # machines may share the folder
     try:
         with partial.open("wb") as file:
             pq.write_table(table, file, write_page_checksum=True)

@@ -4,6 +4,7 @@ Importing this package is light; torch, transformers and peft are loaded by the 
 """
 
 from ml.language_model.adapter import AdapterResult
+from ml.language_model.launching import fit_adapter
 from ml.language_model.loading import load_adapted_model, load_base_model, load_tokenizer
 from ml.language_model.plots import plot_losses
 from ml.language_model.snapshots import prepare_base_model, snapshot_fingerprint
@@ -11,6 +12,7 @@ from ml.language_model.training import train_adapter
 
 __all__ = [
     "AdapterResult",
+    "fit_adapter",
     "load_adapted_model",
     "load_base_model",
     "load_tokenizer",

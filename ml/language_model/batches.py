@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """Label of a position that no loss is computed for, in PyTorch and transformers."""
+EMPTY = -1
+"""In place of a row number: a row without a response, which has no part in any loss."""
 _GROUPED_BATCHES = 32
 """Batches whose prompts are sorted by length together: enough for little padding, few enough to stay shuffled."""
 
@@ -86,6 +88,8 @@ class Subset:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> TokenRow:
+        if index == EMPTY:
+            return TokenRow(np.zeros(2, np.int32), 2)
         return self.prompts[int(self.rows[index])]
 
 
@@ -101,18 +105,20 @@ class LengthGroupedOrder:
     """The order prompts are trained in: shuffled, with prompts of similar length in the same batch.
 
     A sampler of row numbers. The order depends on seed and epoch alone, so a restarted run continues the same one.
-    `batch_size` is that of one optimiser step over all processes.
+    `batch_size` is that of one optimiser step over all processes. Several processes need as many rows each: `filled`
+    fills the last step with `EMPTY`, where accelerate would train the first rows twice.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, filled: bool = False) -> None:
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+        self._empty = -len(lengths) % batch_size if filled else 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration orders."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.lengths) + self._empty
 
     def __iter__(self) -> Iterator[int]:
         random = np.random.default_rng([self.seed, self.epoch])
@@ -125,7 +131,7 @@ class LengthGroupedOrder:
             group = group[np.argsort(self.lengths[group], kind="stable")]
             batches.extend(group.reshape(-1, size))
         shuffled = [batches[i] for i in random.permutation(len(batches))]
-        yield from np.concatenate([*shuffled, order[whole:]]).tolist()
+        yield from np.concatenate([*shuffled, order[whole:], np.full(self._empty, EMPTY)]).tolist()
 
 
 def length_sorted_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:

@@ -57,6 +57,7 @@ class AdapterTrainer(Trainer):
             prompts.lengths,
             settings.batch_size * settings.gradient_accumulation * self.args.world_size,
             settings.seed,
+            filled=self.args.world_size > 1,
         )
         self.remove_callback(ProgressCallback)
         self.add_callback(_Follow(self.order, label, first_step, run))

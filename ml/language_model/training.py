@@ -114,7 +114,7 @@ class _Work:
             "model": snapshot_fingerprint(self.model_folder),
             "train": _content(self.train, self.train_tokens),
             "validation": _content(self.validation, self.validation_tokens),
-            "settings": self.settings.model_dump(mode="json", exclude={"base_model", "revision", "keep"}),
+            "settings": self.settings.model_dump(mode="json", exclude={"base_model", "revision", "keep", "processes"}),
             "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
             "processes": self.processes.num_processes,
         }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ml.memory import QueryMemory
     from ml.recommend.serving import Shelf
     from ml.registry import ModelVersion
+    from ml.spark import SparkSource
 
 EXAMPLES = 8
 
@@ -73,7 +74,10 @@ def history_prompts(tools: PromptTools, histories: pa.Table, memory: QueryMemory
 
 @dataclass(frozen=True)
 class CategoryNight:
-    """What one category's answers of one night are made from; `histories` are those of the whole category."""
+    """What one category's answers of one night are made from; `histories` are those of the whole category.
+
+    `spark` is used where `generation.executors` asks for it.
+    """
 
     settings: Settings
     warehouse: Warehouse
@@ -83,6 +87,7 @@ class CategoryNight:
     shelf: Shelf
     memory: QueryMemory
     adapter: ModelVersion
+    spark: SparkSource | None = None
 
     @cached_property
     def tools(self) -> PromptTools:
@@ -135,7 +140,7 @@ class CategoryNight:
     def prompt_hash(self, ids: Sequence[int]) -> str:
         """Return a hash of a prompt's tokens, the model that reads it and how it is read."""
         adapter, model = self.adapter, self.settings.language_model
-        how = self.settings.generation.model_dump(exclude={"max_users", "chunk_users", "batch_size"})
+        how = self.settings.generation.model_dump(exclude={"max_users", "chunk_users", "batch_size", "executors"})
         read_by = [adapter.scope, adapter.version, model.base_model, model.revision, model.dtype, how]
         digest = hashlib.blake2b(json.dumps(read_by, sort_keys=True).encode(), digest_size=12)
         digest.update(np.asarray(ids, np.int32).tobytes())
@@ -155,23 +160,21 @@ class CategoryNight:
     def _generate(self, prompts: list[list[int]], users: list[str]) -> list[Generated]:
         if not prompts:
             return []
-        from ml.generation import CodeTrie, generate_in_chunks
-        from ml.language_model import load_adapted_model
+        from ml.generation import AnswerTask, CodeTrie, ModelFolders, generate_in_chunks, generate_on_spark
 
         tools, settings, adapter = self.tools, self.settings, self.adapter
         codes = tools.codes.filter(pc.field("item_id").isin(pa.array(self.shelf.items, pa.string())))
         trie = CodeTrie.build(codes["code"], codes["item_id"].to_pylist())
+        instruction, how = tools.builder.instruction_ids, tools.builder.format
+        work = settings.work_folder / "generations" / self.category.replace("/", "_")
+        key = f"{tools.model_folder.name} {adapter.scope} {adapter.version} {settings.language_model.dtype}"
+        folders = ModelFolders(tools.model_folder, adapter.folder, settings.language_model)
+        if settings.generation.executors == "spark" and self.spark is not None:
+            task = AnswerTask(instruction, trie, how, settings.generation, key)
+            return generate_on_spark(self.spark.session, folders, task, prompts, users, work)
+        model, _ = folders.load()
         return generate_in_chunks(
-            load_adapted_model(tools.model_folder, adapter.folder, settings.language_model),
-            tools.tokenizer,
-            prompts,
-            tools.builder.instruction_ids,
-            trie,
-            tools.builder.format,
-            settings.generation,
-            users,
-            settings.work_folder / "generations" / self.category.replace("/", "_"),
-            f"{tools.model_folder.name} {adapter.scope} {adapter.version} {settings.language_model.dtype}",
+            model, tools.tokenizer, prompts, instruction, trie, how, settings.generation, users, work, key
         )
 
 

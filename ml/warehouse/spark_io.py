@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
+from ml.errors import HemlineError
 from ml.tables import Table
 from ml.warehouse.contents import TableCheckError, check_columns, sort_columns, write_rows
 from ml.warehouse.paths import describe
@@ -54,8 +55,7 @@ def write_frame(table: Table, levels: Mapping[str, str], frame: DataFrame, folde
     """Write the frame's rows below `folder`, in files that depend on the rows alone; returns the Parquet files."""
     order = sort_columns(table)
     parts = _shuffle_partitions(frame)
-    rows = conform_frame(table, levels, frame).repartition(parts, *order).sortWithinPartitions(*order)
-    _write(rows, folder)
+    _write(conform_frame(table, levels, frame).repartition(parts, *order), order, folder)
     return sorted(folder.glob("*.parquet"))
 
 
@@ -68,7 +68,7 @@ def write_days(table: Table, frame: DataFrame, days: Sequence[str], folder: Path
         raise TableCheckError(f"table {table.name}: expected a column date that says each row's day")
     parts = min(len(days), max(_shuffle_partitions(frame), frame.sparkSession.sparkContext.defaultParallelism))
     rows = conform_frame(table, {}, frame, keep=["date"]).repartition(parts, "date")
-    _write(rows.sortWithinPartitions("date", *sort_columns(table)), folder, "date")
+    _write(rows, ["date", *sort_columns(table)], folder, "date")
     found = {unquote(p.name.removeprefix("date=")): sorted(p.glob("*.parquet")) for p in folder.glob("date=*")}
     strangers = sorted(set(found) - set(days))
     if strangers:
@@ -80,9 +80,27 @@ def _shuffle_partitions(frame: DataFrame) -> int:
     return int(frame.sparkSession.conf.get("spark.sql.shuffle.partitions") or 1)
 
 
-def _write(rows: DataFrame, folder: Path, *by: str) -> None:
-    writer = rows.write.option("compression", "zstd").option("maxRecordsPerFile", _ROWS_PER_FILE)
-    writer.partitionBy(*by).parquet(f"file://{folder}")
+def _write(rows: DataFrame, order: Sequence[str], folder: Path, *by: str) -> None:
+    """Write the frame's partitions in order; raise `HemlineError` unless this machine finds every row that was written.
+
+    Executors that do not see this folder write into one of their own, and Spark calls that a success. The rows are
+    counted after the shuffle: a task of the last stage counts once, however often it or one before it was tried.
+    """
+    import pyarrow.parquet as pq
+    from pyspark.sql import Observation
+    from pyspark.sql import functions as F
+
+    written = Observation()
+    counted = rows.observe(written, F.count(F.lit(1)).alias("rows"))
+    writer = counted.sortWithinPartitions(*order).write.option("compression", "zstd")
+    writer.option("maxRecordsPerFile", _ROWS_PER_FILE).partitionBy(*by).parquet(f"file://{folder}")
+    expected = written.get["rows"]
+    found = sum(pq.read_metadata(path).num_rows for path in folder.rglob("*.parquet"))
+    if found != expected:
+        raise HemlineError(
+            f"{folder}: Spark's executors wrote {expected} rows, and this machine finds {found} of them; nothing was "
+            "published. Put the warehouse on a file system that every machine of the cluster sees under the same path."
+        )
 
 
 def adopt_files(table: Table, levels: Mapping[str, str], files: Sequence[Path], folder: Path, small_bytes: int) -> None:
