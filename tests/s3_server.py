@@ -41,10 +41,16 @@ class S3Server:
         found = [entry for page in pages for entry in page.get("Contents", [])]
         return {entry["Key"].removeprefix(f"{prefix}/"): entry["Size"] for entry in found}
 
-    def uploads(self, url: str) -> list[str]:
+    def uploads(self, bucket: str = "shop") -> list[str]:
         """Return the keys of uploads that nobody has completed or aborted."""
-        bucket = url.removeprefix("s3://").partition("/")[0]
         return [upload["Key"] for upload in self.client().list_multipart_uploads(Bucket=bucket).get("Uploads", [])]
+
+    def file_system(self) -> Any:
+        """Return pyarrow's view of the store, as a plain reader has it."""
+        from pyarrow.fs import S3FileSystem
+
+        host = self.endpoint.removeprefix("http://")
+        return S3FileSystem(endpoint_override=host, scheme="http", region="us-east-1")
 
     def _application(self) -> Callable[..., Iterable[bytes]]:
         """moto's application below one lock: it does not look and put in one step, as a store must."""
