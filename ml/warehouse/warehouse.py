@@ -6,8 +6,9 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -50,10 +51,16 @@ def open_warehouse(settings: Settings) -> Warehouse:
     """Return the warehouse of these settings: a folder, or an object store with its copies below `home`."""
     if isinstance(settings.warehouse, Path):
         return Warehouse(settings.warehouse)
+    return Warehouse(_object_store(settings.warehouse, settings.home / "warehouse", *settings.object_store))
+
+
+@cache
+def _object_store(url: str, local: Path, *settings: tuple[str, Any]) -> Store:
+    """One for a process: it remembers what it has read, and sensors ask every minute."""
+    from ml.settings import ObjectStoreSettings
     from ml.warehouse.object_store import ObjectStore
 
-    local = settings.home / "warehouse"
-    return Warehouse(ObjectStore(settings.warehouse, settings.object_store, local))
+    return ObjectStore(url, ObjectStoreSettings(**dict(settings)), local)
 
 
 class Warehouse:
