@@ -179,8 +179,11 @@ class Lease:
         if time.monotonic() - self._renewed >= self._heads.lease_seconds / 3:
             self._swap(replace(self.found.head, stamp=uuid.uuid4().hex))
 
-    def commit(self, files: tuple[StoredFile, ...]) -> None:
-        """Make `files` the partition, and give the lease back, in one step. Raises LeaseLostError."""
+    def commit(self, files: tuple[StoredFile, ...] | None) -> None:
+        """Make `files` the partition (None: there is none), and give the lease back, in one step.
+
+        Raises LeaseLostError, and StoreError where the store stays away: then it may have been done.
+        """
         self._swap(Head(files))
 
     def _swap(self, new: Head) -> None:

@@ -57,3 +57,10 @@ class LocalStore:
         fsync_path(target.parent)
         fsync_path(outgoing.parent)
         return True
+
+    def remove(self, path: Path) -> None:
+        """Move the folder away in one step; its files go as a replaced version's do."""
+        folder = self.local / path
+        if folder.is_dir():
+            set_outgoing(self.local, folder)
+            fsync_path(folder.parent)

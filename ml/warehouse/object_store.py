@@ -135,6 +135,18 @@ class ObjectStore:
         self._cache.forget(partition, _names_of(lease.files))
         return True
 
+    def remove(self, path: Path) -> None:
+        """Commit, partition by partition, that there is none, and delete the files."""
+        for entry in self._heads.list(path.as_posix()):
+            partition = partition_of(entry)
+            with self._heads.lease(partition, self._wait_seconds) as lease:
+                self._sweep(Path(partition), lease.files)
+                removed = lease.files
+                lease.commit(None)
+            for file in removed:
+                self._bucket.delete(file.key)
+            self._cache.forget(Path(partition), ())
+
     def _sweep(self, partition: Path, files: tuple[StoredFile, ...]) -> bool:
         """Remove what dead writers left of the partition; return whether its own files are all there, in their size."""
         named = {file.key: file.bytes for file in files}

@@ -43,3 +43,7 @@ class Store(Protocol):
         killed, the partition is as it was or as it was to be.
         """
         ...
+
+    def remove(self, path: Path) -> None:
+        """Take a partition, or all below a path of outer levels, out of the table. The caller excludes as in `put`."""
+        ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from ml.warehouse import paths, spark_io
 from ml.warehouse.contents import check_files, write_rows
 from ml.warehouse.files import clear_errors, name_by_content
 from ml.warehouse.local_store import LocalStore
-from ml.warehouse.staging import partition_lock, step_lock, work_folder
+from ml.warehouse.staging import partition_lock, purge, step_lock, work_folder
 from ml.warehouse.store import Store
 
 if TYPE_CHECKING:
@@ -193,6 +193,19 @@ class Warehouse:
             shutil.rmtree(staged, ignore_errors=True)
         location = self.store.location(partition)
         return Publication(table.name, dict(levels), rows, size, len(files), changed, location)
+
+    def remove(self, table: str, **levels: str) -> None:
+        """Take a partition, or all that lie below the outer levels given, out of the table.
+
+        A reader sees each whole or not at all, or fails loudly; on a disk the files go as a replaced version's do.
+        """
+        spec = paths.table_named(table)
+        path = paths.partition_path(spec, levels)
+        with clear_errors(table, levels, self.root), ExitStack() as locks:
+            for found, _ in self._partitions(table, levels):
+                locks.enter_context(partition_lock(self.root, paths.partition_path(spec, found), self._lock_seconds))
+            self.store.remove(path)
+        purge(self.root, self._grace_seconds)
 
     def read(self, table: str, columns: list[str] | None = None, **levels: str) -> pa.Table:
         """Read what is published, in partition and file order; no partition gives no rows.

@@ -129,6 +129,21 @@ def test_spark_writes_and_reads_it(s3, tmp_path, spark):
     assert len(copies_of(elsewhere)) == 3
 
 
+def test_a_removed_partition_is_gone_on_a_store_as_on_a_disk(s3, tmp_path):
+    url = fresh_url()
+    for warehouse in (Warehouse(tmp_path / "disk", grace_seconds=0), warehouse_at(s3, url, tmp_path / "a")):
+        for category in ("Bags", "Clothing", "Footwear"):
+            warehouse.publish("recommendations", version(1), date=DAY, category=category)
+        warehouse.remove("recommendations", date=DAY, category="Bags")
+        assert warehouse.level_values("recommendations", "category") == ["Clothing", "Footwear"]
+        warehouse.remove("recommendations", date=DAY)
+        warehouse.remove("recommendations", date="2026-11-21")
+        assert not warehouse.exists("recommendations") and warehouse.read("recommendations").num_rows == 0
+        assert list((tmp_path / "disk").rglob("*.parquet")) == []
+    assert s3.keys(url, "recommendations/") == {}
+    assert warehouse.publish("recommendations", version(1), date=DAY, category="Bags").changed
+
+
 def test_a_store_that_ignores_conditions_is_refused(s3, tmp_path, monkeypatch):
     url = fresh_url()
     monkeypatch.setattr(s3, "fault", lambda method, path: "unconditional")
