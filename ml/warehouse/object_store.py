@@ -19,7 +19,7 @@ from ml.tables import Table
 from ml.warehouse import paths
 from ml.warehouse.bucket import Bucket, StoreError, Upload
 from ml.warehouse.cache import Cache
-from ml.warehouse.heads import Heads, Lease, StoredFile, partition_of
+from ml.warehouse.heads import Heads, Lease, LeaseLostError, StoredFile, partition_of
 from ml.warehouse.store import Levels, Point
 
 if TYPE_CHECKING:
@@ -180,11 +180,10 @@ class ObjectStore:
             raise
         try:
             lease.commit(tuple(files))
-        except StoreError:
-            raise  # it may have been done, so the files stay: if it was not, the next writer removes them
-        except Exception:
+        except LeaseLostError:
             self._undo(uploads)
             raise
+        # After a StoreError it may have been done, so the files stay: if it was not, the next writer removes them.
         at("committed")
 
     def _undo(self, uploads: list[Upload]) -> None:
