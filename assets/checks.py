@@ -37,8 +37,8 @@ def lists_keep_their_promises(
     broken: dict[str, int] = {}
     for category in warehouse.level_values("recommendations", "category", date=day):
         items = shelf(settings, warehouse, day, category, available)
-        folder = warehouse.folder("recommendations", date=day, category=category)
-        for promise, count in broken_promises(folder, items, day, list_length(settings, items)).items():
+        files = warehouse.files("recommendations", date=day, category=category)
+        for promise, count in broken_promises(files, items, day, list_length(settings, items)).items():
             broken[f"{category}: {promise}"] = count
     return dg.AssetCheckResult(passed=not broken, metadata={"day": day, **broken})
 
@@ -110,10 +110,11 @@ def no_step_from_the_future(warehouse: dg.ResourceParam[Warehouse]) -> dg.AssetC
     late = 0
     with duckdb.connect() as connection:
         for category in warehouse.level_values("training_sequences", "category"):
-            folder = str(warehouse.folder("training_sequences", category=category)).replace("'", "''")
+            files = [str(path) for path in warehouse.files("training_sequences", category=category)]
             row = connection.execute(
-                f"SELECT count(*) FROM read_parquet('{folder}/*.parquet', hive_partitioning=false) "
-                "WHERE list_max(list_transform(steps, lambda s: s.event_time)) >= target_time"
+                "SELECT count(*) FROM read_parquet(?, hive_partitioning=false) "
+                "WHERE list_max(list_transform(steps, lambda s: s.event_time)) >= target_time",
+                [files],
             ).fetchone()
             late += row[0] if row else 0
     return dg.AssetCheckResult(passed=late == 0, metadata={"examples_with_later_steps": late})

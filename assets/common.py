@@ -102,7 +102,7 @@ def table_metadata(publications: Sequence[Publication], preview: pa.Table | None
         "bytes": sum(p.bytes for p in publications),
         "partitions_changed": sum(p.changed for p in publications),
         **cost.metadata(),
-        "path": dg.MetadataValue.path(str(publications[-1].folder)),
+        "path": dg.MetadataValue.path(publications[-1].location),
     }
     if preview is not None:
         metadata["preview"] = preview_markdown(table, preview)

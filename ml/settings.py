@@ -5,6 +5,7 @@ A default that comes from the paper names its section; the others say why they a
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
@@ -362,13 +363,30 @@ class SparkSettings(Section):
     )
 
 
+class ObjectStoreSettings(Section):
+    """The store of a `warehouse` that is s3://bucket/folder; credentials come from the environment (AWS_*) alone."""
+
+    endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^@/?#\s]+/?$",
+        description="address of a store that is not Amazon's, such as http://127.0.0.1:9000",
+    )
+    region: str | None = Field(default=None, description="None: AWS_DEFAULT_REGION, or what else boto3 reads")
+    lease_seconds: Positive = Field(
+        default=60, description="a writer of another machine that has been silent for so long is taken for dead"
+    )
+
+
 class Settings(Section):
     """All settings. `raw_log`, `catalog` (with `catalog_columns`) and `warehouse` are what a new shop must set."""
 
     raw_log: Path = Field(default=Path("raw/interactions"), description="folder of event_date=YYYY-MM-DD partitions")
     catalog: Path = Field(default=Path("raw/catalog.parquet"), description="the catalogue: Parquet, CSV or JSON lines")
     catalog_columns: CatalogColumns = CatalogColumns()
-    warehouse: Path = Field(default=Path("warehouse"), description="root of the published tables")
+    warehouse: Path | str = Field(
+        default=Path("warehouse"), description="root of the published tables: a folder, or s3://bucket/folder"
+    )
+    object_store: ObjectStoreSettings = ObjectStoreSettings()
     home: Path = Field(default=Path(".hemline"), description="Dagster's and MLflow's storage, checkpoints, work files")
     report: Path = Field(default=Path("report"), description="folder of the page `hemline evaluate --report` writes")
     tracking_uri: str | None = Field(
@@ -416,7 +434,16 @@ class Settings(Section):
         """Where unfinished work (checkpoints, finished chunks) is kept between tries."""
         return self.home / "work"
 
-    @field_validator("raw_log", "catalog", "warehouse", "home", "report", mode="before")
+    @field_validator("warehouse", mode="before")
+    @classmethod
+    def _folder_or_bucket(cls, value: object) -> object:
+        if not isinstance(value, str) or "://" not in value:
+            return Path(value) if isinstance(value, str) else value
+        if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.-]+)*/?", value):
+            raise ValueError("expected a folder of a local file system, or s3://bucket/folder")
+        return value.rstrip("/")
+
+    @field_validator("raw_log", "catalog", "home", "report", mode="before")
     @classmethod
     def _local(cls, value: object) -> object:
         if isinstance(value, str) and "://" in value:

@@ -14,6 +14,7 @@ _NETWORK = {
     "urllib3.exceptions.ProtocolError", "urllib3.exceptions.TimeoutError", "urllib3.exceptions.MaxRetryError",
     "httpx.TimeoutException", "httpx.NetworkError", "httpx.RemoteProtocolError",
     "botocore.exceptions.ConnectionError", "botocore.exceptions.HTTPClientError",
+    "botocore.exceptions.IncompleteReadError",
 }  # fmt: skip
 """Classes of libraries that may not be loaded, by name."""
 _NEVER = {"requests.exceptions.SSLError", "requests.exceptions.InvalidURL"}

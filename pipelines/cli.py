@@ -81,7 +81,7 @@ def _day(value: str | None, option: str) -> str | None:
 def init(
     raw_log: Annotated[Path, typer.Option(help="Folder of event_date=YYYY-MM-DD partitions.")],
     catalog: Annotated[Path, typer.Option(help="Catalogue: Parquet, CSV or JSON lines.")],
-    warehouse: Annotated[Path, typer.Option(help="Where tables are published.")] = Path("warehouse"),
+    warehouse: Annotated[str, typer.Option(help="Where tables are published: a folder or s3://…")] = "warehouse",
     file: Annotated[Path, typer.Option(help="The settings file to write.")] = Path("hemline.yaml"),
 ) -> None:
     """Look at a log and a catalogue, and write the settings they need."""

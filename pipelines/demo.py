@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ml.settings import Settings, SparkSettings
-from ml.warehouse import Warehouse
+from ml.warehouse import Warehouse, open_warehouse
 from pipelines import flows
 from pipelines.run import Runner
 from pipelines.settings import load_settings
@@ -86,7 +86,7 @@ def run_demo(console: Console, folder: Path) -> None:
 
 def print_result(console: Console, settings: Settings, day: str) -> None:
     """Print three customers' lists beside what they did, and the metrics with their references."""
-    warehouse = Warehouse(settings.warehouse)
+    warehouse = open_warehouse(settings)
     for user in example_customers(warehouse, settings.categories[0], day):
         print_customer(console, settings, user, day)
     print_metrics(console, settings)

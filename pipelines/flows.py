@@ -14,7 +14,7 @@ from ml.experiments import made_from
 from ml.experiments.catalogue import BASE
 from ml.log import raw_days
 from ml.settings import Settings
-from ml.warehouse import Warehouse
+from ml.warehouse import open_warehouse
 from pipelines.jobs import SELECTIONS
 from pipelines.run import Outcome, Runner, missing_ranges
 
@@ -36,7 +36,7 @@ def ingest(runner: Runner, until: str) -> list[Outcome]:
             f"{settings.raw_log}: no event_date=YYYY-MM-DD partition from {settings.start_date} to {until} "
             "(settings `raw_log`, `start_date`)"
         )
-    warehouse = Warehouse(settings.warehouse)
+    warehouse = open_warehouse(settings)
     published = sorted(set.intersection(*(set(warehouse.days(table)) for table in SELECTIONS["ingest"])))
     return [runner.run("ingest", days=days) for days in missing_ranges(wanted, published)]
 
@@ -50,7 +50,7 @@ def train(runner: Runner, as_of: str | None = None, categories: Sequence[str] = 
     outcomes.append(runner.run("prepare"))
     for category in chosen:
         outcomes.append(runner.run("sequences", category, as_of_config("sequences", as_of)))
-    warehouse = Warehouse(settings.warehouse)
+    warehouse = open_warehouse(settings)
     for scope in dict.fromkeys(scope_of(settings, warehouse, category) for category in chosen):
         outcomes.append(runner.run("fit", scope, as_of_config("fit", as_of)))
     return outcomes
@@ -76,7 +76,7 @@ def experiments(runner: Runner, names: Sequence[str] = ()) -> list[Outcome]:
 
     `base` comes first wherever one is run that is compared with it. Raises BadInputError for an unknown name.
     """
-    settings, warehouse = runner.settings, Warehouse(runner.settings.warehouse)
+    settings, warehouse = runner.settings, open_warehouse(runner.settings)
     known = {experiment.name: experiment for experiment in all_experiments(settings)}
     unknown = sorted(set(names) - set(known))
     if unknown:
@@ -94,7 +94,7 @@ def report(settings: Settings) -> Path:
     """Write the report of what has been evaluated; return its page."""
     from ml.report import write_report
 
-    warehouse = Warehouse(settings.warehouse)
+    warehouse = open_warehouse(settings)
     with warehouse.step("report"):
         return write_report(settings, warehouse, settings.report)
 

@@ -11,7 +11,7 @@ from ml.errors import BadInputError
 from ml.log import propose_settings
 
 
-def write_settings(raw_log: Path, catalog: Path, warehouse: Path, file: Path) -> str:
+def write_settings(raw_log: Path, catalog: Path, warehouse: str, file: Path) -> str:
     """Write a settings file for this log and catalogue; return what was found, for people.
 
     Raises BadInputError if `file` exists already.
@@ -20,8 +20,9 @@ def write_settings(raw_log: Path, catalog: Path, warehouse: Path, file: Path) ->
         raise BadInputError(f"{file} exists already: edit it, or write another with --file")
     proposal = propose_settings(raw_log, catalog)
     notes = [str(note) for note in proposal.pop("notes")]  # type: ignore[union-attr]
-    places = {"raw_log": raw_log, "catalog": catalog, "warehouse": warehouse}
-    values = {**{name: str(place.resolve()) for name, place in places.items()}, **without(proposal, places)}
+    places = {"raw_log": str(raw_log.resolve()), "catalog": str(catalog.resolve())}
+    places["warehouse"] = warehouse if "://" in warehouse else str(Path(warehouse).resolve())
+    values = {**places, **without(proposal, places)}
     header = "# Written by `hemline init`. `hemline settings` lists everything that can be set.\n"
     lines = [header, *(f"# {note}\n" for note in notes), yaml.safe_dump(values, sort_keys=False, allow_unicode=True)]
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from assets.common import scope_of
 from ml.settings import Settings
-from ml.warehouse import Warehouse
+from ml.warehouse import open_warehouse
 from pipelines.flows import known_categories
 from pipelines.resources import model_registry
 from pipelines.run import dagster_home
@@ -40,7 +40,7 @@ def roll_back(settings: Settings, kind: str, categories: Sequence[str] = ()) -> 
 
 def model_scopes(settings: Settings, categories: Sequence[str] = ()) -> dict[str, str]:
     """Return the model partition that serves each of `categories` (default: all); raises BadInputError for another."""
-    chosen, warehouse = known_categories(settings, categories), Warehouse(settings.warehouse)
+    chosen, warehouse = known_categories(settings, categories), open_warehouse(settings)
     return {category: scope_of(settings, warehouse, category) for category in chosen}
 
 
@@ -86,7 +86,7 @@ def print_lineage(console: Console, settings: Settings, user: str, day: str, cat
     from ml.recommend.lineage import lineage
 
     scopes = model_scopes(settings, categories)
-    lists = lineage(settings, Warehouse(settings.warehouse), model_registry(settings), scopes, user, day)
+    lists = lineage(settings, open_warehouse(settings), model_registry(settings), scopes, user, day)
     runs = {made: table_run(settings, made) for made in {one.listed_on for one in lists}}
     for one in lists:
         console.print(_lineage_table(user, one, runs[one.listed_on]))

@@ -19,7 +19,7 @@ from ml.people.models import FittedOn, models_due
 from ml.people.scrub import Scrub
 from ml.settings import Settings
 from ml.spark import SparkSource
-from ml.warehouse import Warehouse
+from ml.warehouse import Warehouse, open_warehouse
 from pipelines.resources import model_registry, tracking_uri
 from pipelines.run import dagster_home
 
@@ -31,7 +31,7 @@ def forget_customers(
 
     `warehouse`: one that is opened otherwise than the settings say.
     """
-    warehouse, registry = warehouse or Warehouse(settings.warehouse), model_registry(settings)
+    warehouse, registry = warehouse or open_warehouse(settings), model_registry(settings)
     scopes = {scope: scope_categories(settings, warehouse, scope) for scope in all_scopes(settings)}
     busy: list[Path] = []
     done = forget(

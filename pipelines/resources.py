@@ -5,14 +5,14 @@ from typing import Any
 from ml.registry import ModelRegistry
 from ml.settings import Settings
 from ml.spark import SparkSource
-from ml.warehouse import Warehouse
+from ml.warehouse import open_warehouse
 
 
 def resources(settings: Settings) -> dict[str, Any]:
     """Return the resources by the names that assets ask for."""
     return {
         "settings": settings,
-        "warehouse": Warehouse(settings.warehouse),
+        "warehouse": open_warehouse(settings),
         "registry": model_registry(settings),
         "spark": SparkSource(settings.spark),
     }

@@ -14,7 +14,7 @@ from ml.days import last_ended_day
 from ml.errors import BadInputError
 from ml.log import raw_days
 from ml.settings import POOLED, Settings
-from ml.warehouse import Warehouse
+from ml.warehouse import Warehouse, open_warehouse
 
 NIGHT_CRON, MORNING_CRON, WEEK_CRON = "30 1 * * *", "30 7 * * *", "0 4 * * 1"
 NIGHT_TIME = timedelta(hours=1, minutes=30)
@@ -24,7 +24,7 @@ _ON = dg.DefaultScheduleStatus.RUNNING
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     """Return the schedules, in the shop's time zone."""
-    zone, warehouse = settings.log.time_zone, Warehouse(settings.warehouse)
+    zone, warehouse = settings.log.time_zone, open_warehouse(settings)
 
     @dg.schedule(
         name="every_night", job_name="nightly", cron_schedule=NIGHT_CRON, execution_timezone=zone, default_status=_ON

@@ -18,7 +18,7 @@ from ml.days import end_of_day
 from ml.errors import BadInputError
 from ml.log import raw_days, raw_states
 from ml.settings import Settings
-from ml.warehouse import Warehouse
+from ml.warehouse import open_warehouse
 from pipelines.jobs import DAYS, WRITES
 from pipelines.late_data import Plan, Published, plan, waiting
 from pipelines.schedules import NIGHT_TIME
@@ -115,7 +115,7 @@ def run_requests(made: Plan, key: str) -> list[dg.RunRequest]:
 
 def published(settings: Settings, instance: DagsterInstance, now: datetime) -> Published:
     """Return what the warehouse and Dagster's event log know of the days."""
-    warehouse = Warehouse(settings.warehouse)
+    warehouse = open_warehouse(settings)
 
     def made_since(day: str, moment: float) -> bool:
         newest = instance.fetch_materializations(

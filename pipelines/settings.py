@@ -71,7 +71,8 @@ def load_settings(
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise BadInputError(_explain(error, sources)) from None
-    absolute = {name: getattr(settings, name).expanduser().resolve() for name in _PATHS}
+    places = {name: getattr(settings, name) for name in _PATHS}
+    absolute = {name: place.expanduser().resolve() for name, place in places.items() if isinstance(place, Path)}
     return LoadedSettings(settings.model_copy(update=absolute), sources, file.resolve() if file else None)
 
 

@@ -12,14 +12,14 @@ from rich.table import Table
 
 from ml.errors import BadInputError
 from ml.settings import Settings
-from ml.warehouse import Warehouse
+from ml.warehouse import Warehouse, open_warehouse
 
 SHOWN_STEPS = 8
 
 
 def print_customer(console: Console, settings: Settings, user: str, day: str | None = None) -> None:
     """Print a customer's newest steps and their lists of `day` (default: the newest published)."""
-    warehouse = Warehouse(settings.warehouse)
+    warehouse = open_warehouse(settings)
     days = warehouse.days("recommendations")
     if not days:
         raise BadInputError("no recommendations are published yet: run `hemline nightly`")
@@ -56,7 +56,7 @@ def _what(step: dict[str, Any], titles: dict[str, str]) -> str:
 
 def print_metrics(console: Console, settings: Settings) -> None:
     """Print every published evaluation metric, one table per category, split and view of the log."""
-    warehouse = Warehouse(settings.warehouse)
+    warehouse = open_warehouse(settings)
     for category in warehouse.level_values("evaluation_metrics", "category"):
         rows = warehouse.read("evaluation_metrics", category=category).to_pylist()
         for view in sorted({(r["split"], r["actions"], r["candidates"]) for r in rows}):
@@ -82,7 +82,7 @@ def _metric_table(title: str, rows: list[dict[str, Any]]) -> Table:
 
 def print_experiments(console: Console, settings: Settings) -> None:
     """Print what the experiments gave, with their difference from `base`."""
-    warehouse = Warehouse(settings.warehouse)
+    warehouse = open_warehouse(settings)
     table = Table("experiment", "system", "metric", "value", "difference from base", title="Experiments")
     for name in warehouse.level_values("experiment_metrics", "experiment"):
         for row in warehouse.read("experiment_metrics", experiment=name).to_pylist():
@@ -94,7 +94,7 @@ def print_experiments(console: Console, settings: Settings) -> None:
 
 def print_realised(console: Console, settings: Settings) -> None:
     """Print how each published table did, all sources together, against the next day's purchases."""
-    warehouse = Warehouse(settings.warehouse)
+    warehouse = open_warehouse(settings)
     rows = [
         (day, r) for day in warehouse.days("realised") for r in warehouse.read("realised", date=day).to_pylist()
         if r["value"] is not None and r["source"] == "all"

@@ -65,6 +65,14 @@ def shop(eve_shop, tmp_path_factory):
     return done
 
 
+@pytest.fixture
+def s3(monkeypatch):
+    """An object store on loopback, one for the test run; its credentials are in the environment."""
+    from object_store_places import loopback_store
+
+    return loopback_store(monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """Models this small are slower on several threads, and far slower where other work wants the cores too."""

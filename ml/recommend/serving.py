@@ -129,10 +129,7 @@ def purchase_counts(warehouse: Warehouse, day: str, window_days: int) -> dict[st
     import duckdb
 
     first = (date.fromisoformat(day) - timedelta(days=window_days - 1)).isoformat()
-    files = [
-        str(path) for d in warehouse.days("interactions") if first <= d <= day
-        for path in sorted(warehouse.folder("interactions", date=d).glob("*.parquet"))
-    ]  # fmt: skip
+    files = [str(path) for path in warehouse.files("interactions", days=(first, day))]
     if not files:
         return {}
     with duckdb.connect() as connection:

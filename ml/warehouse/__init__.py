@@ -2,6 +2,6 @@
 
 from ml.warehouse.contents import TableCheckError
 from ml.warehouse.files import PublishError
-from ml.warehouse.warehouse import Publication, Warehouse
+from ml.warehouse.warehouse import Publication, Warehouse, open_warehouse
 
-__all__ = ["Publication", "PublishError", "TableCheckError", "Warehouse"]
+__all__ = ["Publication", "PublishError", "TableCheckError", "Warehouse", "open_warehouse"]

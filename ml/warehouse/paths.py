@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import date
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -52,11 +53,23 @@ def partition_path(table: Table, levels: Mapping[str, str]) -> Path:
     return Path(table.name, *(level_folder(level, levels[level]) for level in given))
 
 
-def partitions(root: Path, table: Table, levels: Mapping[str, str]) -> Iterator[tuple[dict[str, str], list[Path]]]:
-    """Every published partition that has the given level values: all its level values, and its files, sorted."""
+def outermost(table: Table, levels: Mapping[str, str]) -> dict[str, str]:
+    """The given levels that come before any that is not given; `BadInputError` for one the table does not have."""
     unknown = sorted(set(levels) - set(table.levels))
     if unknown:
         raise BadInputError(f"table {table.name}: has levels {list(table.levels)}, got {unknown}")
+    return {level: levels[level] for level in takewhile(levels.__contains__, table.levels)}
+
+
+def values_of(table: Table, partition: Path) -> dict[str, str]:
+    """A partition's level values, from its path below the root."""
+    folders = zip(table.levels, partition.parts[1:], strict=True)
+    return {level: unquote(folder.removeprefix(f"{level}=")) for level, folder in folders}
+
+
+def partitions(root: Path, table: Table, levels: Mapping[str, str]) -> Iterator[tuple[dict[str, str], list[Path]]]:
+    """Every published partition that has the given level values: all its level values, and its files, sorted."""
+    outermost(table, levels)
     yield from _walk(root / table.name, list(table.levels), levels, {})
 
 

@@ -122,9 +122,9 @@ def adopt_files(table: Table, levels: Mapping[str, str], files: Sequence[Path], 
 
 
 def read_frame(
-    spark: SparkSession, table: Table, root: Path, partitions: Sequence[tuple[Mapping[str, str], Sequence[Path]]]
+    spark: SparkSession, table: Table, base: Path, partitions: Sequence[tuple[Mapping[str, str], Sequence[Path]]]
 ) -> DataFrame:
-    """Read published partitions with the table's schema; no partition gives an empty frame.
+    """Read the files of published partitions below `base` with the table's schema; none give an empty frame.
 
     Levels follow as string columns, but for those that the files hold themselves.
     """
@@ -134,5 +134,5 @@ def read_frame(
         return spark.createDataFrame([], schema)
     reader = spark.read.schema(schema)
     if own:
-        reader = reader.option("basePath", f"file://{root / table.name}")
-    return reader.parquet(*(f"file://{files[0].parent}" for _, files in partitions))
+        reader = reader.option("basePath", f"file://{base}")
+    return reader.parquet(*(f"file://{file}" for _, files in partitions for file in files))

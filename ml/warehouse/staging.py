@@ -1,6 +1,7 @@
 """The warehouse's back room: work folders of running writers, old versions on their way out, and locks.
 
-Everything here lies under the warehouse's root, so on its file system, and outside every table's tree:
+Everything here lies on this machine, outside every table's tree; on a local disk below the warehouse's own root, so on
+its file system:
 `_staging/<table>/<job>` is never visible to a reader, `_staging/_outgoing/…` was or is about to be, `_locks` holds the
 lock files.
 """

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -17,23 +17,26 @@ from ml.errors import BadInputError
 from ml.tables import Table
 from ml.warehouse import paths, spark_io
 from ml.warehouse.contents import check_files, write_rows
-from ml.warehouse.files import clear_errors, fsync_folder, fsync_path, name_by_content, put_in_place, same_content
-from ml.warehouse.staging import clear, no_steps, partition_lock, set_outgoing, step_lock, work_folder
+from ml.warehouse.files import clear_errors, name_by_content
+from ml.warehouse.local_store import LocalStore
+from ml.warehouse.staging import clear, no_steps, partition_lock, purge, step_lock, work_folder
+from ml.warehouse.store import Store
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
     from pyspark.sql import DataFrame, SparkSession
 
+    from ml.settings import Settings
+
 Check = Callable[[Path], None]
 """Looks at a staged folder of Parquet files and raises a `HemlineError` if it must not be published."""
 
-_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
 _READ_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What a call published: `changed` is False where the partition already held exactly these bytes."""
+    """What a call published, and where; `changed` is False where the partition already held exactly these bytes."""
 
     table: str
     levels: dict[str, str]
@@ -41,41 +44,64 @@ class Publication:
     bytes: int
     files: int
     changed: bool
-    folder: Path
+    location: str
+
+
+def open_warehouse(settings: Settings) -> Warehouse:
+    """Return the warehouse of these settings: a folder, or an object store with its copies below `home`."""
+    if isinstance(settings.warehouse, Path):
+        return Warehouse(settings.warehouse)
+    return Warehouse(_object_store(settings.warehouse, settings.home / "warehouse", *settings.object_store))
+
+
+@cache
+def _object_store(url: str, local: Path, *settings: tuple[str, Any]) -> Store:
+    """One for a process: it remembers what it has read, and sensors ask every minute."""
+    from ml.settings import ObjectStoreSettings
+    from ml.warehouse.object_store import ObjectStore
+
+    return ObjectStore(url, ObjectStoreSettings(**dict(settings)), local)
 
 
 class Warehouse:
-    """Tables under one local root; see the design's section on publishing.
+    """Tables in a store: a folder, given by its path, or what `open_warehouse` opens.
 
-    A partition is staged, checked and then put in place by exchanging its folder atomically: a reader with a plain glob
-    sees it whole, old or new, or fails loudly. Writers of a partition wait for each other, at most `lock_seconds`.
-    Partitions of up to `small_bytes` on disk are checked in memory and written as one file. A replaced version is
-    deleted by the first publication at least `grace_seconds` later. `on_point` is told of each step of a publication
-    ("staged", "checked", "before exchange", "after exchange"), for tests that break it there.
+    A partition is staged on the local disk, checked, and then put in place whole (`ml.warehouse.store`). Writers of a
+    partition wait for each other, at most `lock_seconds`. Partitions of up to `small_bytes` on disk are checked in
+    memory and written as one file. On a disk, a replaced version is deleted by the first publication at least
+    `grace_seconds` later. `on_point` is told of each step of a publication ("staged", "checked", then the store's), for
+    tests that break it there.
     """
 
     def __init__(
         self,
-        root: Path | str,
+        store: Path | str | Store,
         *,
         small_bytes: int = 64 * 2**20,
         lock_seconds: float = 3600,
         grace_seconds: float = 30,
         on_point: Callable[[str], None] = lambda point: None,
     ) -> None:
-        if _SCHEME.match(str(root)):
-            raise BadInputError(
-                f"warehouse {str(root)!r}: object stores are not supported, expected a folder of a local file system"
-            )
-        self.root = Path(root).expanduser().absolute()
+        if isinstance(store, str | Path):
+            if "://" in str(store):
+                raise BadInputError(
+                    f"warehouse {str(store)!r}: expected a folder; `open_warehouse` opens object stores"
+                )
+            store = LocalStore(Path(store).expanduser().absolute())
+        self.store = store
         self._small_bytes = small_bytes
         self._lock_seconds = lock_seconds
         self._grace_seconds = grace_seconds
         self._on_point = on_point
 
-    def folder(self, table: str, **levels: str) -> Path:
-        """The folder of a partition, or of the outer levels given; whether it exists or not."""
-        return self.root / paths.partition_path(paths.table_named(table), levels)
+    @property
+    def root(self) -> Path:
+        """The folder of this machine where staging and locks lie; on a local disk the tables too."""
+        return self.store.local
+
+    def location(self, table: str, **levels: str) -> str:
+        """Where a partition lies, or the outer levels given: a path or a URL; whether it exists or not."""
+        return self.store.location(paths.partition_path(paths.table_named(table), levels))
 
     def publish(
         self, table: str, data: pa.Table | Iterable[pa.RecordBatch], *, checks: Sequence[Check] = (), **levels: str
@@ -149,9 +175,8 @@ class Warehouse:
         checks: Sequence[Check],
         write: Callable[[Path], None],
     ) -> Publication:
-        """Stage, check and exchange one partition below its lock."""
+        """Stage, check and put in place one partition below its lock."""
         partition = paths.partition_path(table, levels)
-        target = self.root / partition
         with partition_lock(self.root, partition, self._lock_seconds):
             staged = work / "partition"
             staged.mkdir()
@@ -163,25 +188,24 @@ class Warehouse:
             for check in checks:
                 check(staged)
             self._on_point("checked")
-            size, changed = sum(path.stat().st_size for path in files), not same_content(staged, target)
-            if changed:
-                self._exchange(staged, target)
-            else:
-                shutil.rmtree(staged)
-        return Publication(table.name, dict(levels), rows, size, len(files), changed, target)
+            size = sum(path.stat().st_size for path in files)
+            changed = self.store.put(partition, staged, self._on_point)
+            shutil.rmtree(staged, ignore_errors=True)
+        location = self.store.location(partition)
+        return Publication(table.name, dict(levels), rows, size, len(files), changed, location)
 
-    def _exchange(self, staged: Path, target: Path) -> None:
-        fsync_folder(staged)  # the bytes are on the disk before any name points to them
-        outgoing = set_outgoing(self.root, staged)
-        self._on_point("before exchange")
-        try:
-            put_in_place(outgoing, target)
-        except Exception:
-            shutil.rmtree(outgoing, ignore_errors=True)  # never became visible
-            raise
-        self._on_point("after exchange")
-        fsync_path(target.parent)
-        fsync_path(outgoing.parent)
+    def remove(self, table: str, **levels: str) -> None:
+        """Take a partition, or all that lie below the outer levels given, out of the table.
+
+        A reader sees each whole or not at all, or fails loudly; on a disk the files go as a replaced version's do.
+        """
+        spec = paths.table_named(table)
+        path = paths.partition_path(spec, levels)
+        with clear_errors(table, levels, self.root), ExitStack() as locks:
+            for found, _ in self._partitions(table, levels):
+                locks.enter_context(partition_lock(self.root, paths.partition_path(spec, found), self._lock_seconds))
+            self.store.remove(path)
+        purge(self.root, self._grace_seconds)
 
     def read(self, table: str, columns: list[str] | None = None, **levels: str) -> pa.Table:
         """Read what is published, in partition and file order; no partition gives no rows.
@@ -205,7 +229,7 @@ class Warehouse:
         for level in free:
             schema = schema.append(pa.field(level, pa.string(), nullable=False))
         files, partitions = [], []
-        for values, parts in paths.partitions(self.root, spec, levels):
+        for values, parts in self._fetch(table, None, levels):
             where = ds.scalar(True)
             for level in free:
                 where = where & (ds.field(level) == values[level])
@@ -222,13 +246,11 @@ class Warehouse:
         are not published are left out.
         """
         spec = paths.table_named(table)
-        found = list(paths.partitions(self.root, spec, levels))
-        if isinstance(days, tuple):
-            first, last = days
-            found = [(values, files) for values, files in found if first <= values["date"] <= last]
-        elif days is not None:
-            found = [(values, files) for values, files in found if values["date"] in set(days)]
-        return spark_io.read_frame(spark, spec, self.root, found)
+        return spark_io.read_frame(spark, spec, self.store.base(spec), list(self._fetch(table, days, levels)))
+
+    def files(self, table: str, days: Sequence[str] | None = None, **levels: str) -> list[Path]:
+        """Return the published files as paths of this machine, for other readers of Parquet; `days` as in `frame`."""
+        return [path for _, files in self._fetch(table, days, levels) for path in files]
 
     def step(self, name: str, on_wait: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
         """Hold the lock of a step that writes here, so that it runs once at a time over all processes of a machine."""
@@ -244,16 +266,21 @@ class Warehouse:
 
     def partitions(self, table: str) -> list[dict[str, str]]:
         """Return the level values of every published partition, in order."""
-        return [values for values, _ in paths.partitions(self.root, paths.table_named(table), {})]
+        return [values for values, _ in self._partitions(table, {})]
 
     def exists(self, table: str, **levels: str) -> bool:
         """Whether any partition with the given level values is published; an empty one counts."""
-        return next(paths.partitions(self.root, paths.table_named(table), levels), None) is not None
+        return next(self._partitions(table, levels), None) is not None
 
     def content(self, table: str, **levels: str) -> list[str]:
         """Return the names of the published files: they are hashes of the bytes, so equal names are equal rows."""
-        folder = self.folder(table, **levels)
-        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.parquet"))
+        spec = paths.table_named(table)
+        below = paths.partition_path(spec, levels)
+        return sorted(
+            str((paths.partition_path(spec, values) / name).relative_to(below))
+            for values, names in self._partitions(table, levels)
+            for name in names
+        )
 
     def days(self, table: str) -> list[str]:
         """The published days of a table, sorted."""
@@ -264,4 +291,19 @@ class Warehouse:
         spec = paths.table_named(table)
         if level not in spec.levels:
             raise BadInputError(f"table {table}: has levels {list(spec.levels)}, not {level!r}")
-        return sorted({values[level] for values, _ in paths.partitions(self.root, spec, outer)})
+        return sorted({values[level] for values, _ in self._partitions(table, outer)})
+
+    def _partitions(self, table: str, levels: Mapping[str, str]) -> Iterator[tuple[dict[str, str], list[str]]]:
+        return self.store.partitions(paths.table_named(table), levels)
+
+    def _fetch(
+        self, table: str, days: Sequence[str] | None, levels: Mapping[str, str]
+    ) -> Iterator[tuple[dict[str, str], list[Path]]]:
+        """The partitions with their files as paths of this machine."""
+
+        def wanted(values: Mapping[str, str]) -> bool:
+            if isinstance(days, tuple):
+                return days[0] <= values["date"] <= days[1]
+            return days is None or values["date"] in days
+
+        return self.store.fetch(paths.table_named(table), levels, wanted)

@@ -90,8 +90,8 @@ def test_a_published_table_reads_back_with_its_schema(warehouse):
     spec = TABLES["query_daily"]
     done = warehouse.publish("query_daily", query_daily(["b", "c", "a"]), date=DAY)
     assert (done.rows, done.files, done.changed, done.levels) == (3, 1, True, {"date": DAY})
-    assert done.folder == warehouse.root / "query_daily" / f"date={DAY}"
-    (file,) = done.folder.iterdir()
+    assert Path(done.location) == warehouse.root / "query_daily" / f"date={DAY}"
+    (file,) = Path(done.location).iterdir()
     assert file.name.startswith("part-") and file.suffix == ".parquet" and done.bytes == file.stat().st_size
     back = warehouse.read("query_daily", date=DAY)
     assert back.schema.equals(spec.schema)
@@ -121,7 +121,7 @@ def test_identical_content_is_not_published_again(warehouse):
 
 def test_a_damaged_published_file_is_replaced(warehouse):
     done = warehouse.publish("query_daily", query_daily(["a"]), date=DAY)
-    (file,) = done.folder.iterdir()
+    (file,) = Path(done.location).iterdir()
     good = file.read_bytes()
     file.write_bytes(good[:50] + bytes([good[50] ^ 1]) + good[51:])
     assert warehouse.publish("query_daily", query_daily(["a"]), date=DAY).changed
@@ -144,7 +144,7 @@ def test_batches_stream_into_the_same_bytes_as_a_table(warehouse):
     warehouse.publish("query_daily", rows, date=DAY)
     for size in (1000, 70_000):
         assert not warehouse.publish("query_daily", iter(rows.to_batches(size)), date=DAY).changed
-    (file,) = warehouse.folder("query_daily", date=DAY).iterdir()
+    (file,) = Path(warehouse.location("query_daily", date=DAY)).iterdir()
     assert pq.read_metadata(file).num_row_groups == 3
 
 
@@ -210,11 +210,11 @@ def test_rows_without_a_key_may_repeat(warehouse):
         (lambda w: w.publish("query_daily", query_daily(["a"]), date=DAY, category="x"), "got .*category"),
         (lambda w: w.publish("query_daily", query_daily(["a"]), date="20.11.2026"), "YYYY-MM-DD"),
         (lambda w: w.publish("query_daily", query_daily(["a"]), date="2026-02-30"), "YYYY-MM-DD"),
-        (lambda w: w.folder("prompts", category=""), "non-empty"),
-        (lambda w: w.folder("recommendations", category="Clothing"), "outermost first"),
+        (lambda w: w.location("prompts", category=""), "non-empty"),
+        (lambda w: w.location("recommendations", category="Clothing"), "outermost first"),
         (lambda w: w.read("catalog", date=DAY), "levels"),
         (lambda w: w.level_values("catalog", "date"), "not 'date'"),
-        (lambda w: Warehouse("s3://bucket/tables"), "object stores are not supported"),
+        (lambda w: Warehouse("s3://bucket/tables"), "expected a folder"),
     ],
 )
 def test_wrong_names_are_refused_in_words(warehouse, call, message):
@@ -230,7 +230,7 @@ def test_category_names_are_written_as_spark_writes_them(warehouse, spark, tmp_p
     frame = spark.createDataFrame([(c, 1) for c in CATEGORIES], "category string, n int")
     frame.write.partitionBy("category").parquet(str(tmp_path / "spark"))
     theirs = sorted(p.name for p in (tmp_path / "spark").glob("category=*"))
-    assert theirs == sorted(warehouse.folder("prompt_perplexity", category=c).name for c in CATEGORIES)
+    assert theirs == sorted(Path(warehouse.location("prompt_perplexity", category=c)).name for c in CATEGORIES)
 
 
 def test_any_category_name_comes_back_from_every_reader(warehouse, spark):
@@ -309,7 +309,7 @@ def test_spark_frames_round_trip_as_arrow_tables_do(tmp_path, spark, name, rows,
     if small_bytes:
         assert not warehouse.publish(name, rows, **levels).changed, "Spark and Arrow rows give the same bytes"
         assert done.files == 1
-        assert pq.read_schema(next(done.folder.iterdir())).equals(TABLES[name].schema, check_metadata=False)
+        assert pq.read_schema(next(Path(done.location).iterdir())).equals(TABLES[name].schema, check_metadata=False)
 
 
 def test_bad_frames_are_refused(warehouse, spark):

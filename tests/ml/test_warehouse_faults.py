@@ -164,7 +164,7 @@ def test_a_writer_killed_at_any_point_leaves_old_or_new_and_a_rerun_ends_the_sam
             assert list((root / "_locks" / "_staging" / "recommendations").iterdir()) == []
     Warehouse(root, grace_seconds=0).publish("recommendations", version(9), date=DAY, category="Clothing")
     assert list((root / "_staging" / "_outgoing").iterdir()) == []
-    leaf = Warehouse(root).folder("recommendations", date=DAY, category="Clothing")
+    leaf = Path(Warehouse(root).location("recommendations", date=DAY, category="Clothing"))
     assert [p.suffix for p in leaf.iterdir()] == [".parquet"]
 
 
@@ -190,7 +190,7 @@ def test_readers_never_see_mixed_or_missing_rows_while_writers_run_and_die(root,
 def test_a_reader_that_opened_the_old_folder_never_finds_it_empty(root):
     """It gets the old names, whose paths are gone, and fails loudly; an empty listing would be missing rows."""
     warehouse = Warehouse(root)
-    leaf = warehouse.folder("recommendations", date=DAY, category="Clothing")
+    leaf = Path(warehouse.location("recommendations", date=DAY, category="Clothing"))
     before = sorted(p.name for p in leaf.iterdir())
     with os.scandir(leaf) as listing:  # the folder is opened here and read below
         warehouse.publish("recommendations", version(1), date=DAY, category="Clothing")
@@ -324,12 +324,12 @@ def test_a_publication_is_on_the_disk_before_it_is_seen(root, monkeypatch):
     """Every file and folder is synced before the exchange, and the folder it appears in afterwards."""
     events = []
     sync = files.fsync_path
-    for module in ("ml.warehouse.files", "ml.warehouse.warehouse"):
+    for module in ("ml.warehouse.files", "ml.warehouse.local_store"):
         monkeypatch.setattr(f"{module}.fsync_path", lambda path: (events.append(Path(path)), sync(path))[1])
     warehouse = Warehouse(root, on_point=lambda point: events.append(point))
     done = warehouse.publish("recommendations", version(1), date=DAY, category="Clothing")
     seen = events.index("after exchange")
-    (file,) = [p.name for p in done.folder.iterdir()]
+    (file,) = [p.name for p in Path(done.location).iterdir()]
     assert file in [e.name for e in events[:seen] if isinstance(e, Path)]
-    assert done.folder.parent in events[seen:]
-    assert pq.read_table(done.folder).num_rows == ROWS
+    assert Path(done.location).parent in events[seen:]
+    assert pq.read_table(Path(done.location)).num_rows == ROWS

@@ -39,7 +39,7 @@ def test_relative_paths_belong_to_the_file(tmp_path: Path):
         ("categories: [a/b]", ["categories", "a/b"]),
         ("recommendations: {k: 1, mixup_n: 4}", ["mixup_n", "at most"]),
         ("start_date: '2026-02-30'", ["start_date", "2026-02-30", "day of the calendar"]),
-        ("warehouse: s3://bucket/tables", ["warehouse", "s3://bucket/tables", "local file system"]),
+        ("warehouse: gs://bucket/tables", ["warehouse", "gs://bucket/tables", "local file system"]),
         ("- a list", ["expected `name: value` lines"]),
         ("a: [", ["not readable as YAML"]),
     ],
