@@ -56,7 +56,7 @@ def dagster_home(settings: Settings) -> Path:
     folder = settings.home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "dagster.yaml").exists() and INSTANCE_FILE.exists():
-        shutil.copy(INSTANCE_FILE, folder / "dagster.yaml")
+        write_file(folder / "dagster.yaml", lambda path: shutil.copy(INSTANCE_FILE, path))  # others may start beside us
     if settings.dagster_storage == "postgres":
         _use_postgres(folder / "dagster.yaml")
     os.environ.setdefault("DAGSTER_HOME", str(folder))

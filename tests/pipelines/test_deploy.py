@@ -121,7 +121,7 @@ def answer(url, body=None, host=None):
 def test_mlflow_answers_by_its_name_in_the_network_and_no_other(running):
     ports, server, _ = running
     address = f"http://127.0.0.1:{ports['5000']}/api/2.0/mlflow/registered-models/search"
-    assert answer(address, host="mlflow:5000") == "{}"
+    assert json.loads(answer(address, host="mlflow:5000")) == {}
     with pytest.raises(urllib.error.HTTPError, match="403"):
         answer(address, host="evil.example")
     assert server.query("mlflow", "SELECT count(*) FROM experiments")[0][0] >= 1
