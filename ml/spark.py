@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from ml.errors import HemlineError
 from ml.settings import SparkSettings
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 _INSTALL = (
     "Install one (Debian: apt-get install openjdk-17-jre-headless; macOS: brew install openjdk@17) or set JAVA_HOME."
@@ -47,6 +49,20 @@ def spark_session(settings: SparkSettings, app_name: str = "hemline") -> SparkSe
     for key, value in settings.conf.items():
         builder = builder.config(key, value)
     return builder.getOrCreate()
+
+
+@contextmanager
+def cached(*frames: DataFrame) -> Iterator[list[DataFrame]]:
+    """Keep the frames' rows while the block runs, and no longer, whatever it raises.
+
+    Spark takes a kept frame for any later one that reads the same paths, though the files may be others by then.
+    """
+    kept = [frame.cache() for frame in frames]
+    try:
+        yield kept
+    finally:
+        for frame in kept:
+            frame.unpersist()
 
 
 class SparkSource:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +17,16 @@ from ml.errors import BadInputError
 from ml.tables import Table
 from ml.warehouse import paths, spark_io
 from ml.warehouse.contents import check_files, write_rows
-from ml.warehouse.files import clear_errors, fsync_folder, fsync_path, name_by_content, put_in_place, same_content
-from ml.warehouse.staging import partition_lock, set_outgoing, step_lock, work_folder
+from ml.warehouse.files import (
+    clear_errors,
+    fsync_folder,
+    fsync_path,
+    holds_its_content,
+    name_by_content,
+    put_in_place,
+    same_content,
+)
+from ml.warehouse.staging import partition_lock, purge, set_outgoing, step_lock, work_folder
 
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
@@ -183,6 +191,19 @@ class Warehouse:
         fsync_path(target.parent)
         fsync_path(outgoing.parent)
 
+    def remove(self, table: str, **levels: str) -> None:
+        """Take a partition, or all that lie below the outer levels given, out of the table in one step.
+
+        A reader sees it whole or not at all, or fails loudly, as with a replaced version; the files go as those do.
+        """
+        spec, folder = paths.table_named(table), self.folder(table, **levels)
+        with clear_errors(table, levels, self.root), ExitStack() as locks:
+            for found, _ in paths.partitions(self.root, spec, levels):
+                locks.enter_context(partition_lock(self.root, paths.partition_path(spec, found), self._lock_seconds))
+            set_outgoing(self.root, folder)
+            fsync_path(folder.parent)
+        purge(self.root, self._grace_seconds)
+
     def read(self, table: str, columns: list[str] | None = None, **levels: str) -> pa.Table:
         """Read what is published, in partition and file order; no partition gives no rows.
 
@@ -242,6 +263,23 @@ class Warehouse:
         """Return the names of the published files: they are hashes of the bytes, so equal names are equal rows."""
         folder = self.folder(table, **levels)
         return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.parquet"))
+
+    def is_whole(self, table: str, **levels: str) -> bool:
+        """Whether a partition is published and each of its files holds the bytes that its name says."""
+        folder = self.folder(table, **levels)
+        return folder.is_dir() and holds_its_content(folder)
+
+    def publication(self, table: str, **levels: str) -> Publication:
+        """What is published of a partition, told by its files; raises BadInputError where there is none."""
+        import pyarrow.parquet as pq
+
+        folder = self.folder(table, **levels)
+        files = sorted(folder.glob("*.parquet"))
+        if not files:
+            raise BadInputError(f"{paths.describe(table, levels)}: not published")
+        rows = sum(pq.read_metadata(path).num_rows for path in files)
+        size = sum(path.stat().st_size for path in files)
+        return Publication(table, dict(levels), rows, size, len(files), False, folder)
 
     def days(self, table: str) -> list[str]:
         """The published days of a table, sorted."""
