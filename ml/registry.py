@@ -217,7 +217,8 @@ class ModelRegistry:
         self.client.set_model_version_tag(found.name, str(found.version), FILES_REMOVED, now())
         folder = _local_folder(found)
         if folder is None:
-            get_artifact_repository(found.source or "", tracking_uri=self.tracking_uri).delete_artifacts()
+            run, _, name = (found.source or "").rpartition("/")
+            get_artifact_repository(run, tracking_uri=self.tracking_uri).delete_artifacts(name)
             shutil.rmtree(self._cached(found), ignore_errors=True)
             return
         going = folder.with_name(f".{folder.name}.removed")  # a half-deleted folder must not be taken for a model
