@@ -42,8 +42,8 @@ class LogSettings(Section):
     )
     chunk_days: Positive = Field(
         default=14,
-        description="days of a range that are cleaned and published at a time: what a killed backfill keeps, and what "
-        "Spark holds at once",
+        description="days of a range that are cleaned and published at a time, which a killed backfill keeps; a chunk "
+        "reads 1 + late_days partitions more than it makes, a seventh of 14",
     )
 
     @field_validator("time_zone")
