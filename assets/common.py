@@ -104,9 +104,12 @@ def table_metadata(publications: Sequence[Publication], preview: pa.Table | None
         **cost.metadata(),
         "path": dg.MetadataValue.path(publications[-1].location),
     }
-    if preview is not None:
-        metadata["preview"] = preview_markdown(table, preview)
-    return metadata
+    return metadata if preview is None else metadata | preview_metadata(publications, preview)
+
+
+def preview_metadata(publications: Sequence[Publication], rows: pa.Table) -> dict[str, Any]:
+    """Return the first rows of what was published, as metadata."""
+    return {"preview": preview_markdown(TABLES[publications[0].table], rows)}
 
 
 def preview_markdown(table: Table, rows: pa.Table) -> dg.MarkdownMetadataValue:

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import dagster as dg
 
 from ml.secrets import redacted
-from ml.transient import is_transient
+from ml.transient import UnreachableError, is_transient
 from ml.warehouse import Warehouse
 
 MAX_RETRIES = 4
@@ -66,11 +66,27 @@ def retries() -> Iterator[None]:
                 raise
             raise error from None
         context = dg.AssetExecutionContext.get()
+        tries = 1 + context.op_execution_context.retry_number
+        if tries > MAX_RETRIES:
+            raise UnreachableError(
+                f"{type(error).__name__}: {str(error)[:500]}: tried {tries} times in vain. What was published before "
+                "is as it was; see that the server or store answers, and run again."
+            ) from error
         wait = FIRST_WAIT_SECONDS * 2**context.op_execution_context.retry_number
         context.log.warning(
             f"{type(error).__name__}: {str(error)[:300]}: tried again in {wait:.0f} s, {MAX_RETRIES} times at most"
         )
         raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=wait) from error
+
+
+def step_names(assets: Iterable[dg.AssetsDefinition]) -> Iterator[str]:
+    """Yield the name of each step that `alone` may hold for these assets, partitioned as they run."""
+    for one in assets:
+        partitions = one.partitions_def
+        if partitions is None or isinstance(partitions, dg.TimeWindowPartitionsDefinition):
+            yield one.op.name
+        else:
+            yield from (f"{one.op.name} {key}" for key in partitions.get_partition_keys())
 
 
 @contextmanager

@@ -1,10 +1,14 @@
 """The query-product memory (paper 4.2): `query_daily`, `query_vectors`, `query_memory`."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 
-from assets.common import newest_day, table_metadata
+from assets.common import newest_day, preview_metadata, table_metadata
 from assets.define import asset
 from assets.plots import plots, products_figure
+from assets.ranges import DaysInChunks, all_publications, tell_days
+from ml.finished_days import FinishedDays
 from ml.measure import timed
 from ml.settings import Settings
 from ml.spark import SparkSource
@@ -14,18 +18,26 @@ from ml.warehouse import Warehouse
 @asset(group_name="memory", deps=["interactions"], backfill_policy=dg.BackfillPolicy.single_run())
 def query_daily(
     context: dg.AssetExecutionContext,
+    settings: dg.ResourceParam[Settings],
     warehouse: dg.ResourceParam[Warehouse],
     spark: dg.ResourceParam[SparkSource],
 ) -> dg.MaterializeResult:
-    """What each query led to, day by day: clicks, purchases, organic positions."""
+    """What each query led to, day by day: clicks, purchases, organic positions; a range goes by chunks."""
     from ml import sequences
+    from ml.code import code_fingerprint
+
+    def inputs(some: Sequence[str]) -> dict[str, str]:
+        return {day: "/".join([code_fingerprint(), *warehouse.content("interactions", date=day)]) for day in some}
 
     with timed() as cost:
-        days = list(context.partition_keys)
-        frame = sequences.query_daily(warehouse.frame(spark.session, "interactions", days=days))
-        published = warehouse.publish_days("query_daily", frame, days)
-    preview = warehouse.read("query_daily", date=days[-1])
-    return dg.MaterializeResult(metadata=table_metadata(published, preview, cost))
+        days, made = list(context.partition_keys), []
+        finished = FinishedDays(settings.work_folder / "ranges" / "query_daily.json", warehouse, ["query_daily"])
+        for chunk in DaysInChunks(context, days, settings.log.chunk_days, finished, inputs):
+            frame = sequences.query_daily(warehouse.frame(spark.session, "interactions", days=chunk))
+            made += warehouse.publish_days("query_daily", frame, chunk)
+        made = all_publications(warehouse, "query_daily", days, made)
+    tell_days(context, "query_daily", made, preview_metadata(made, warehouse.read("query_daily", date=days[-1])))
+    return dg.MaterializeResult(metadata=table_metadata(made, None, cost))
 
 
 @asset(group_name="memory", deps=["interactions"])

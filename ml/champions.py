@@ -7,6 +7,7 @@ own alias only follows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -57,16 +58,24 @@ def rollback_target(registry: ModelRegistry, kind: str, scope: str) -> tuple[str
     if champion is None:
         raise BadInputError(f"no {kind} is in use for {scope!r}: nothing to roll back (`hemline train` makes one)")
     tags = {str(found.version): dict(found.tags) for found in registry.versions(kind, scope)}
+    earlier = next(earlier_champions(tags, champion), None)
+    if earlier is None:
+        raise BadInputError(
+            f"{kind} {champion} for {scope!r}: no version that was in use before it is recorded, so there "
+            "is none to go back to"
+        )
+    return champion, registry.version(kind, scope, earlier)
+
+
+def earlier_champions(tags: Mapping[str, Mapping[str, str]], champion: str) -> Iterator[str]:
+    """Yield the versions that were in use before `champion`, newest first, without those that were rolled back.
+
+    `tags` are the tags of every version.
+    """
     version = champion
-    while True:
-        version = tags.get(version, {}).get(PROMOTED_OVER, NOTHING)
-        if version == NOTHING:
-            raise BadInputError(
-                f"{kind} {champion} for {scope!r}: no version that was in use before it is recorded, so there "
-                "is none to go back to"
-            )
+    while (version := tags.get(version, {}).get(PROMOTED_OVER, NOTHING)) != NOTHING:
         if ROLLED_BACK not in tags.get(version, {}):
-            return champion, registry.version(kind, scope, version)
+            yield version
 
 
 def rollback(registry: ModelRegistry, kind: str, scope: str) -> Rollback:

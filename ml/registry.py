@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -39,6 +40,8 @@ PROMOTED_OVER = "promoted_over"
 """Tag of a promoted version: the version that was in use before it, or `NOTHING`."""
 ROLLED_BACK = "rolled_back_at"
 """Tag of a version that a person took out of use: when. It is never promoted again."""
+FILES_REMOVED = "files_removed_at"
+"""Tag of a version whose files are no longer kept: when they went."""
 NOTHING = "none"
 _MODEL_PATH = "model"
 _METRICS_A_BATCH = 200
@@ -193,6 +196,42 @@ class ModelRegistry:
         """The tags of a registered version, whether or not its files are still there."""
         return dict(self.client.get_model_version(registered_name(kind, scope), version).tags)
 
+    def models(self) -> list[tuple[str, str]]:
+        """Kind and scope of every registered model of Hemline, sorted."""
+        found, token = [], None
+        while True:
+            page = self.client.search_registered_models("name LIKE 'hemline-%'", max_results=100, page_token=token)
+            found += [(model.tags["kind"], model.tags["scope"]) for model in page if "kind" in model.tags]
+            token = page.token
+            if not token:
+                return sorted(found)
+
+    def has_files(self, found: MlflowVersion) -> bool:
+        """Whether a version's files are still there; of those that a server holds, whether they were not removed."""
+        folder = _local_folder(found)
+        return FILES_REMOVED not in found.tags if folder is None else folder.is_dir()
+
+    def files_size(self, found: MlflowVersion) -> int | None:
+        """Bytes of a version's files; None where a server holds them."""
+        folder = _local_folder(found)
+        return None if folder is None else sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+    def remove_files(self, found: MlflowVersion) -> None:
+        """Remove a version's files, wherever they lie; the version stays registered, and a tag says when they went."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        self.client.set_model_version_tag(found.name, str(found.version), FILES_REMOVED, now())
+        folder = _local_folder(found)
+        if folder is None:
+            run, _, name = (found.source or "").rpartition("/")
+            get_artifact_repository(run, tracking_uri=self.tracking_uri).delete_artifacts(name)
+            shutil.rmtree(self._cached(found), ignore_errors=True)
+            return
+        going = folder.with_name(f".{folder.name}.removed")  # a half-deleted folder must not be taken for a model
+        shutil.rmtree(going, ignore_errors=True)
+        folder.rename(going)
+        shutil.rmtree(going)
+
     def tag(self, kind: str, scope: str, version: str, **tags: str) -> None:
         """Write tags of a registered version."""
         for key, value in tags.items():
@@ -215,14 +254,17 @@ class ModelRegistry:
 
     def _folder(self, found: MlflowVersion) -> Path:
         """The version's folder: where it lies if that is a local disk, else in the cache, downloaded once."""
-        source = urlparse(found.source or "")
-        if source.scheme in ("", "file"):
-            folder = Path(unquote(source.path))
+        folder = _local_folder(found)
+        if FILES_REMOVED in found.tags:
+            raise HemlineError(
+                f"the files of {found.name} version {found.version} were removed on {found.tags[FILES_REMOVED]} "
+                "(settings `retention`): fit a new version"
+            )
+        if folder is not None:
             if not folder.is_dir():
                 raise HemlineError(f"the files of {found.name} version {found.version} are gone: expected {folder}")
             return folder
-        # The run's id tells versions apart that different servers number alike.
-        folder = self._cache / found.name / f"{found.version}-{found.run_id}"
+        folder = self._cached(found)
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as work:
@@ -233,6 +275,10 @@ class ModelRegistry:
                     if not folder.is_dir():  # no other process was faster: a real failure
                         raise
         return folder
+
+    def _cached(self, found: MlflowVersion) -> Path:
+        # The run's id tells versions apart that different servers number alike.
+        return self._cache / found.name / f"{found.version}-{found.run_id}"
 
 
 class TrackedRun:
@@ -336,6 +382,12 @@ class TrackedRun:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+
+
+def _local_folder(found: MlflowVersion) -> Path | None:
+    """Where a version's files lie on a local disk; None where a server holds them."""
+    source = urlparse(found.source or "")
+    return Path(unquote(source.path)) if source.scheme in ("", "file") else None
 
 
 def now() -> str:

@@ -43,6 +43,11 @@ class LogSettings(Section):
     max_reject_share: Share = Field(
         default=0.05, description="a day with a larger share of rejected rows is not published"
     )
+    chunk_days: Positive = Field(
+        default=14,
+        description="days of a range that are cleaned and published at a time, which a killed backfill keeps; a chunk "
+        "reads 1 + late_days partitions more than it makes, a seventh of 14",
+    )
 
     @field_validator("time_zone")
     @classmethod
@@ -339,6 +344,28 @@ class HealthSettings(Section):
     min_buyers: Positive = Field(default=30, description="buyers below which a day's realised recall is not compared")
 
 
+class RetentionSettings(Section):
+    """What `hemline clean` keeps. Days of tables count back from the newest published one; 0: for ever."""
+
+    log_days: int = Field(
+        default=0,
+        ge=0,
+        description="days of interactions, rejected_interactions and query_daily; older ones are not fitted on either",
+    )
+    night_days: int = Field(
+        default=0,
+        ge=0,
+        description="days of user_histories, generations, recommendations, realised and night_health",
+    )
+    champions: int = Field(
+        default=3, ge=2, description="versions in use, now and before, whose files stay: how far rollback can go"
+    )
+    version_days: Positive = Field(default=28, description="files of versions registered since then stay in any case")
+    work_days: Positive = Field(
+        default=28, description="checkpoints, answers and finished comparisons untouched for longer go"
+    )
+
+
 class PrivacySettings(Section):
     """Customers who asked to be forgotten (`hemline forget`)."""
 
@@ -418,6 +445,7 @@ class Settings(Section):
     experiments: ExperimentSettings = ExperimentSettings()
     health: HealthSettings = HealthSettings()
     privacy: PrivacySettings = PrivacySettings()
+    retention: RetentionSettings = RetentionSettings()
     spark: SparkSettings = SparkSettings()
 
     def model_post_init(self, context: object) -> None:
@@ -489,4 +517,14 @@ class Settings(Section):
         unknown = sorted(set(self.pooled_categories) - set(self.categories))
         if unknown:
             raise ValueError(f"pooled_categories {unknown}: expected names from `categories`")
+        self._retention_leaves_what_is_read()
         return self
+
+    def _retention_leaves_what_is_read(self) -> None:
+        """Refuse to remove days that the newest nights, the newest models or the health checks read."""
+        windows = self.recommendations.active_days, self.recommendations.available_days, self.memory.window_days
+        held_out = self.sequences.validation_days + self.sequences.test_days
+        least = {"log_days": max(windows) + held_out + self.log.late_days, "night_days": self.health.history_days + 1}
+        for name, days in least.items():
+            if 0 < getattr(self.retention, name) < days:
+                raise ValueError(f"retention.{name}: expected 0 (for ever) or at least {days}, the days that are read")

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,7 @@ from ml.errors import HemlineError
 from ml.settings import SparkSettings
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 _LOOPBACK = "127.0.0.1"
 _IN_PROCESS = re.compile(r"local(\[.*\])?")
@@ -80,6 +82,20 @@ def _send_code(session: SparkSession) -> None:
             archive.write(path, path.relative_to(package.parent))
     context.addPyFile(str(folder / "hemline.zip"))
     _SENT.add(context.applicationId)
+
+
+@contextmanager
+def cached(*frames: DataFrame) -> Iterator[list[DataFrame]]:
+    """Keep the frames' rows while the block runs, and no longer, whatever it raises.
+
+    Spark takes a kept frame for any later one that reads the same paths, though the files may be others by then.
+    """
+    kept = [frame.cache() for frame in frames]
+    try:
+        yield kept
+    finally:
+        for frame in kept:
+            frame.unpersist()
 
 
 class SparkSource:

@@ -28,6 +28,10 @@ _MLFLOW = {"TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEED
 _BUSY = {408, 425, 429}
 
 
+class UnreachableError(HemlineError):
+    """A server or a store did not answer, however often it was asked."""
+
+
 def is_transient(error: BaseException) -> bool:
     """Return whether trying again later may help: lost connections, timeouts, answers 408, 425, 429 and 5xx.
 

@@ -7,6 +7,7 @@ import dagster as dg
 
 from assets import all_asset_checks, all_assets
 from ml.settings import Settings
+from pipelines.clean import clean_job
 from pipelines.console import console_logger
 from pipelines.jobs import jobs
 from pipelines.partitions import with_partitions
@@ -21,7 +22,7 @@ def build_definitions(
 ) -> dg.Definitions:
     """Return the definitions for `settings` (default: the effective ones), with resources replaced where asked."""
     settings = settings or load_settings().settings
-    made = jobs()
+    made = [*jobs(), clean_job()]
     return dg.Definitions(
         assets=with_partitions(all_assets(), settings),
         asset_checks=all_asset_checks(),

@@ -248,6 +248,19 @@ def forget(
 
 
 @app.command()
+def clean(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    file: SettingsFile = None,
+    profile: Profile = None,
+) -> None:
+    """Remove what the settings `retention` do not keep: old partitions, model files, forgotten work."""
+    with _errors_for_people():
+        from pipelines.clean import clean, print_removals
+
+        print_removals(console, clean(load_settings(file, profile).settings, dry_run), dry_run)
+
+
+@app.command()
 def demo(folder: Annotated[Path, typer.Option(help="Where everything of the demo goes.")] = Path("demo")) -> None:
     """Simulate a shop, train, run two nights, evaluate, and show the result."""
     with _errors_for_people():

@@ -13,6 +13,7 @@ from ml.experiments import experiments as all_experiments
 from ml.experiments import made_from
 from ml.experiments.catalogue import BASE
 from ml.log import raw_days
+from ml.retention import first_log_day
 from ml.settings import Settings
 from ml.warehouse import open_warehouse
 from pipelines.jobs import SELECTIONS
@@ -25,16 +26,18 @@ _TAKES_CATEGORIES = ("generations", "recommendations")
 
 
 def ingest(runner: Runner, until: str) -> list[Outcome]:
-    """Clean every raw day up to `until` that is not published yet, range by range.
+    """Clean every raw day up to `until` that is kept (`retention.log_days`) and not published yet, range by range.
 
     A day counts as published when every table of the job has it: a run that was killed may have left it in some.
     """
     settings = runner.settings
-    wanted = [day for day in finished_days(settings) if settings.start_date <= day <= until]
+    known = finished_days(settings)
+    first = first_log_day(settings, known[-1]) if known else settings.start_date
+    wanted = [day for day in known if first <= day <= until]
     if not wanted:
         raise BadInputError(
-            f"{settings.raw_log}: no event_date=YYYY-MM-DD partition from {settings.start_date} to {until} "
-            "(settings `raw_log`, `start_date`)"
+            f"{settings.raw_log}: no event_date=YYYY-MM-DD partition from {first} to {until} "
+            "(settings `raw_log`, `start_date`, `retention.log_days`)"
         )
     warehouse = open_warehouse(settings)
     published = sorted(set.intersection(*(set(warehouse.days(table)) for table in SELECTIONS["ingest"])))
@@ -61,7 +64,7 @@ def nightly(runner: Runner, day: str | None = None, categories: Sequence[str] = 
     day = known_day(runner, day or newest_raw_day(runner))
     chosen = known_categories(runner.settings, categories)
     before = [d for d in finished_days(runner.settings) if d < day]
-    if before and before[-1] >= runner.settings.start_date:
+    if before and before[-1] >= first_log_day(runner.settings, newest_raw_day(runner)):
         ingest(runner, before[-1])
     return runner.run("nightly", day, {name: {"categories": list(chosen)} for name in _TAKES_CATEGORIES})
 

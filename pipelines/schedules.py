@@ -16,7 +16,7 @@ from ml.log import raw_days
 from ml.settings import POOLED, Settings
 from ml.warehouse import Warehouse, open_warehouse
 
-NIGHT_CRON, MORNING_CRON, WEEK_CRON = "30 1 * * *", "30 7 * * *", "0 4 * * 1"
+NIGHT_CRON, MORNING_CRON, WEEK_CRON, CLEAN_CRON = "30 1 * * *", "30 7 * * *", "0 4 * * 1", "0 12 * * 0"
 NIGHT_TIME = timedelta(hours=1, minutes=30)
 """From midnight to the night's tick, by the shop's wall clock."""
 _ON = dg.DefaultScheduleStatus.RUNNING
@@ -55,7 +55,15 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         default_status=_ON if settings.health.every_morning else dg.DefaultScheduleStatus.STOPPED,
         description="Whether last night's table is there: red where it is not, whatever the reason.",
     )
-    return [every_night, every_morning, every_week]
+    every_sunday = dg.ScheduleDefinition(
+        name="every_sunday",
+        job_name="clean",
+        cron_schedule=CLEAN_CRON,
+        execution_timezone=zone,
+        default_status=_ON,
+        description="Removes what the settings `retention` do not keep; with their defaults no day of any table.",
+    )
+    return [every_night, every_morning, every_week, every_sunday]
 
 
 def why_no_night(settings: Settings, day: str) -> dg.SkipReason | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
+from ml.code import code_fingerprint
 from ml.experiments.catalogue import Experiment, source_category
-from ml.recommend.finished import code_fingerprint
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 

@@ -77,13 +77,16 @@ def catalog_report(
     return {name: int(count or 0) for name, count in row.asDict().items()} if row else {}
 
 
-def build_catalog(listing: DataFrame, previous: DataFrame | None, interactions: DataFrame, day: str) -> DataFrame:
+def build_catalog(
+    listing: DataFrame, previous: DataFrame | None, interactions: DataFrame, day: str, kept_from: str | None = None
+) -> DataFrame:
     """Return the `catalog` table as of the end of `day`.
 
     `listing` comes from `read_catalog`; `previous` is the table published before, None for the first; events of
     `interactions` (with `date`) after `day` are not looked at. Items gone from the listing stay as they were, not
     available where the listing has such a column. `listed_on` is `day` for items that join, and null for those of the
-    first publication. `first_seen` is the day of the first event or of the listing, whichever is earlier.
+    first publication. Events before `kept_from` are those that `previous` knows: those days are published no more.
+    `first_seen` is the day of the first event or of the listing, whichever is earlier.
     """
     from pyspark.sql import functions as F
 
@@ -92,10 +95,26 @@ def build_catalog(listing: DataFrame, previous: DataFrame | None, interactions: 
     seen = events.groupBy("item_id").agg(F.min(day_of_event).alias("_first"), F.max(day_of_event).alias("last_seen"))
     table = listing.withColumn("listed_on", F.lit(None).cast("date"))
     if previous is not None:
+        seen = _with_removed_days(seen, previous, kept_from) if kept_from else seen
         table = _with_previous(listing, previous, day)
     table = table.join(seen, "item_id", "left").withColumn("first_seen", F.least("_first", "listed_on"))
     return table.select(
         *("item_id", "title", "category", "attributes", "first_seen", "last_seen", "listed_on", "available")
+    )
+
+
+def _with_removed_days(seen: DataFrame, previous: DataFrame, kept_from: str) -> DataFrame:
+    """Add the first and last events that lie on days which are published no more."""
+    from pyspark.sql import functions as F
+
+    def gone(name: str) -> Column:
+        return F.when(F.col(name) < F.lit(kept_from).cast("date"), F.col(name))
+
+    old = previous.select("item_id", gone("first_seen").alias("_gone_first"), gone("last_seen").alias("_gone_last"))
+    return seen.join(old, "item_id", "full").select(
+        "item_id",
+        F.least("_first", "_gone_first").alias("_first"),
+        F.greatest("last_seen", "_gone_last").alias("last_seen"),
     )
 
 

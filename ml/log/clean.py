@@ -112,7 +112,7 @@ def check_reject_share(
     if bad:
         raise BadInputError(
             f"More than log.max_reject_share ({settings.max_reject_share:.0%}) of the raw log's rows break its "
-            "contract; nothing was published. Mend the log or raise the setting. " + "; ".join(bad)
+            "contract; none of these days was published. Mend the log or raise the setting. " + "; ".join(bad)
         )
     return counts
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from ml.code import code_fingerprint
 from ml.files import read_json, write_json
 from ml.recommend.contenders import Ranked
 from ml.settings import Settings
@@ -75,13 +75,3 @@ class Finished:
 
 def _plain(ranks: np.ndarray) -> list[float | None]:
     return [None if np.isnan(rank) else float(rank) for rank in ranks]
-
-
-@cache
-def code_fingerprint() -> str:
-    """Return a hash of the source of `ml`: other code may give other results."""
-    root = Path(__file__).parents[1]
-    digest = hashlib.blake2b(digest_size=12)
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()

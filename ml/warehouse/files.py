@@ -8,7 +8,7 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -142,6 +142,9 @@ def same_content(staged: Path, published: Path) -> bool:
     if not published.is_dir():
         return False
     names = sorted(p.name for p in staged.iterdir())
-    if names != sorted(p.name for p in published.iterdir()):
-        return False
-    return all(name.removeprefix("part-").startswith(content_hash(published / name)) for name in names)
+    return names == sorted(p.name for p in published.iterdir()) and holds_its_content(published.iterdir())
+
+
+def holds_its_content(files: Iterable[Path]) -> bool:
+    """Whether each published file has the bytes that its name says."""
+    return all(path.name.removeprefix("part-").startswith(content_hash(path)) for path in files)

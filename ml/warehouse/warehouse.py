@@ -17,7 +17,7 @@ from ml.errors import BadInputError
 from ml.tables import Table
 from ml.warehouse import paths, spark_io
 from ml.warehouse.contents import check_files, write_rows
-from ml.warehouse.files import clear_errors, name_by_content
+from ml.warehouse.files import clear_errors, holds_its_content, name_by_content
 from ml.warehouse.local_store import LocalStore
 from ml.warehouse.staging import clear, no_steps, partition_lock, purge, step_lock, work_folder
 from ml.warehouse.store import Store
@@ -281,6 +281,21 @@ class Warehouse:
             for values, names in self._partitions(table, levels)
             for name in names
         )
+
+    def is_whole(self, table: str, **levels: str) -> bool:
+        """Whether a partition is published and each of its files holds the bytes that its name says."""
+        return bool(files := self.files(table, **levels)) and holds_its_content(files)
+
+    def publication(self, table: str, **levels: str) -> Publication:
+        """What is published of a partition, told by its files; raises BadInputError where there is none."""
+        import pyarrow.parquet as pq
+
+        files = self.files(table, **levels)
+        if not files:
+            raise BadInputError(f"{paths.describe(table, levels)}: not published")
+        rows = sum(pq.read_metadata(path).num_rows for path in files)
+        size = sum(path.stat().st_size for path in files)
+        return Publication(table, dict(levels), rows, size, len(files), False, self.location(table, **levels))
 
     def days(self, table: str) -> list[str]:
         """The published days of a table, sorted."""

@@ -136,9 +136,11 @@ def test_a_catalogue_that_is_not_there_empty_or_damaged_is_named(spark, tmp_path
             read_catalog(spark, path, PLAIN, ["Shoes"])
 
 
-def build(spark, path: Path, previous, events: list[tuple[str, str]], day: str, columns: CatalogColumns = PLAIN):
+def build(
+    spark, path: Path, previous, events: list[tuple[str, str]], day: str, columns: CatalogColumns = PLAIN, kept=None
+):
     interactions = spark.createDataFrame(events, "date string, item_id string")
-    frame = build_catalog(read_catalog(spark, path, columns, ["Shoes"]), previous, interactions, day)
+    frame = build_catalog(read_catalog(spark, path, columns, ["Shoes"]), previous, interactions, day, kept)
     rows = frame.select(*TABLES["catalog"].names).toArrow().to_pylist()
     return frame, {row["item_id"]: row for row in rows}
 
@@ -158,6 +160,15 @@ def test_the_table_remembers_when_items_joined_were_seen_and_left(spark, tmp_pat
     _, rows = build(spark, path, second, events, "2026-03-09")
     assert seen(rows["d"])[2] == date(2026, 3, 3)
     assert seen(rows["b"]) == (date(2026, 3, 9), date(2026, 3, 9), None, None)
+
+
+def test_days_that_are_kept_no_more_have_been_seen_all_the_same(spark, tmp_path):
+    path = write(tmp_path / "c.parquet", [item("a"), item("b"), item("c")])
+    events = [("2026-03-01", "a"), ("2026-03-01", "b"), ("2026-03-05", "a"), ("2026-03-06", "c")]
+    before, _ = build(spark, path, None, events, "2026-03-06")
+    _, rows = build(spark, path, before, [("2026-03-05", "a"), ("2026-03-07", "c")], "2026-03-07", kept="2026-03-05")
+    seen = {name: (row["first_seen"].day, row["last_seen"].day) for name, row in rows.items()}
+    assert seen == {"a": (1, 5), "b": (1, 1), "c": (7, 7)}, "a day that is kept is read again, and may have changed"
 
 
 def test_an_item_gone_from_a_listing_with_availability_is_not_available(spark, tmp_path):

@@ -24,7 +24,7 @@ from ml.warehouse import PublishError, Warehouse, files
 DAY = "2026-11-20"
 CATEGORIES = ["Accessories", "Clothing", "Footwear"]
 ROWS = 400
-POINTS = ["staged", "checked", "before exchange", "after exchange"]
+POINTS = ["before data", "in data", "staged", "checked", "before exchange", "after exchange"]
 PROJECT = Path(files.__file__).parents[2]
 
 
@@ -53,8 +53,15 @@ def at(point):
     if point == deadly:
         os.kill(os.getpid(), signal.SIGKILL)
 
+def rows(number):
+    # More rows than a row group: the process is killed before the first of them, or after the last.
+    at("before data")
+    yield from version(number, 80_000).to_batches(10_000)
+    at("in data")
+
 for number in range(first, last):
-    Warehouse(root, on_point=at).publish("recommendations", version(number), date=DAY, category=category)
+    data = rows(number) if deadly.endswith(" data") else version(number)
+    Warehouse(root, on_point=at).publish("recommendations", data, date=DAY, category=category)
     if number == first:
         print("ready", flush=True)
 """
@@ -117,9 +124,9 @@ def wait_until_ready(processes):
 @contextmanager
 def readers(root, tmp_path, kinds=("duckdb", "pandas")):
     """Loop readers over the table while the block runs, then demand that every answer was whole or loud."""
-    expected = json.dumps([[c, ROWS, 1] for c in CATEGORIES])
+    expected = [[c, ROWS, 1] for c in CATEGORIES]
     stop = tmp_path / "stop"
-    running = [start(READER, kind, root, stop, expected) for kind in kinds]
+    running = [start(READER, kind, root, stop, json.dumps(expected)) for kind in kinds]
     try:
         wait_until_ready(running)
         yield
@@ -155,8 +162,9 @@ def test_a_writer_killed_at_any_point_leaves_old_or_new_and_a_rerun_ends_the_sam
             _, err = killed.communicate(timeout=60)
             assert killed.returncode == -signal.SIGKILL, err
             assert published(root, "Clothing") == (number if point == "after exchange" else number - 1)
-            if point in ("staged", "checked"):
-                assert list((root / "_staging" / "recommendations").iterdir()), "the kill left something"
+            staged = (root / "_staging" / "recommendations").rglob("*")
+            written = sum(path.stat().st_size for path in staged if path.is_file())
+            assert (written > ROWS) is (point in ("in data", "staged", "checked")), "the kill left rows, or none"
             again = Warehouse(root).publish("recommendations", version(number), date=DAY, category="Clothing")
             assert again.changed is (point != "after exchange")
             assert published(root, "Clothing") == number

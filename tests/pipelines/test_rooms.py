@@ -70,6 +70,7 @@ GRAPH = {
     },
     "experiment": {"experiment": ["experiment_metrics", "experiment_ranks"]},
     "health": {},
+    "clean": {},
 }  # fmt: skip
 
 

@@ -89,6 +89,7 @@ def test_the_schedules_run_without_being_turned_on(tmp_path):
         "every_night": dg.DefaultScheduleStatus.RUNNING,
         "every_morning": dg.DefaultScheduleStatus.RUNNING,
         "every_week": dg.DefaultScheduleStatus.RUNNING,
+        "every_sunday": dg.DefaultScheduleStatus.RUNNING,
     }
 
 
