@@ -55,7 +55,7 @@ def models_fitted_on(
                 deadline = min(deadline, one.tags.get(RETRAIN_BY, deadline))
                 registry.tag(kind, scope, str(one.version), **{RETRAIN_BY: deadline})
                 if str(one.version) == used:
-                    found.append(FittedOn(kind, scope, used, deadline))
+                    found.append(FittedOn(kind, scope, str(one.version), deadline))
     return found
 
 
