@@ -69,7 +69,7 @@ def retries() -> Iterator[None]:
         tries = 1 + context.op_execution_context.retry_number
         if tries > MAX_RETRIES:
             raise UnreachableError(
-                f"{type(error).__name__}: {str(error)[:500]}: tried {tries} times in vain. What was published before "
+                f"{type(raised).__name__}: {str(error)[:500]}: tried {tries} times in vain. What was published before "
                 "is as it was; see that the server or store answers, and run again."
             ) from error
         wait = FIRST_WAIT_SECONDS * 2**context.op_execution_context.retry_number

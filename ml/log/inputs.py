@@ -12,12 +12,13 @@ from ml.code import code_fingerprint
 from ml.log.arrivals import raw_states
 from ml.log.files import list_files
 from ml.log.raw import partition_window
+from ml.people.forgetting import suppression_of
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 
 
 def inputs_of_days(settings: Settings, warehouse: Warehouse, days: Sequence[str]) -> dict[str, str]:
-    """Return, by day, a hash of all that it is made from: raw files, catalogue, settings and code.
+    """Return, by day, a hash of all that it is made from: raw files, catalogue, settings, code and who is forgotten.
 
     No file is opened: one that was written again is told by its size and times.
     """
@@ -30,6 +31,7 @@ def inputs_of_days(settings: Settings, warehouse: Warehouse, days: Sequence[str]
         settings.categories,
         _listing(settings.catalog),
         warehouse.content("catalog"),
+        sorted(suppression_of(settings).hashes),
     ]
     shared = hashlib.blake2b(json.dumps(common).encode(), digest_size=12).hexdigest()
     made_from = {}

@@ -1,6 +1,7 @@
 """Customers taken out of published tables, and the locks that keep writers apart meanwhile."""
 
 import threading
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,7 +37,7 @@ def test_partitions_that_hold_them_become_what_they_would_have_been_and_others_a
     plain = Warehouse(tmp_path / "plain")
     for day, users in zip(DAYS, (["a", "c"], ["a", "c"], []), strict=True):
         plain.publish("recommendations", lists(users), date=day, category="Luggage & Bags")
-    untouched = next(warehouse.folder("recommendations", date=DAYS[1], category="Luggage & Bags").iterdir())
+    untouched = next(Path(warehouse.location("recommendations", date=DAYS[1], category="Luggage & Bags")).iterdir())
     written = untouched.stat().st_mtime_ns
     assert _remove(warehouse, "recommendations", "user_id", {"b", "z"}) == 4
     assert warehouse.content("recommendations") == plain.content("recommendations"), "names are hashes of the bytes"

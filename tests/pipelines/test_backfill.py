@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 DAYS = [(date(2026, 3, 1) + timedelta(days=n)).isoformat() for n in range(6)]
 KILLED = """
 import os, signal, sys
-import ml.warehouse.warehouse as warehouse
+import ml.warehouse.local_store as warehouse
 from pathlib import Path
 from pipelines.run import Runner
 from pipelines.settings import load_settings
@@ -83,7 +83,7 @@ def ingest(shop, first=DAYS[0], last=DAYS[-1]):
 
 def stop_at(monkeypatch, day):
     """Let the disk fail when `interactions` of a day is published."""
-    import ml.warehouse.warehouse as module
+    import ml.warehouse.local_store as module
 
     put = module.put_in_place
 
@@ -139,7 +139,7 @@ def test_what_would_be_made_otherwise_now_is_made_again(spark, log, made, monkey
         stop_at(patch, DAYS[4])
         ingest(log)
     write_events(log, DAYS[0], [event("new", DAYS[0], item_id="hat")], "more.parquet")
-    damaged = next(log.warehouse.folder("interactions", date=DAYS[2]).iterdir())
+    damaged = next(Path(log.warehouse.location("interactions", date=DAYS[2])).iterdir())
     damaged.write_bytes(damaged.read_bytes()[:-1])
     made.clear()
     ingest(log)

@@ -5,6 +5,7 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from people_scan import findings
@@ -72,7 +73,7 @@ def plant(shop):
         raise ValueError(f"example canary-bought of {CANARY} is odd")
     killed = shop.folder / "warehouse" / "_staging" / "recommendations" / "1-1-dead" / "partition"
     killed.mkdir(parents=True)
-    lists = shop.warehouse.folder("recommendations", date=LAST, category="Clothing")
+    lists = Path(shop.warehouse.location("recommendations", date=LAST, category="Clothing"))
     shutil.copy(next(lists.glob("*.parquet")), killed)
     return shop
 
