@@ -1,6 +1,9 @@
 """Fixtures every room shares: one small Spark session, and one small shop taken through every job."""
 
 import os
+import re
+from functools import cache
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -11,20 +14,27 @@ import pytest
 from ml.settings import SparkSettings
 from ml.spark import spark_session
 
+ROOT = Path(__file__).parents[1]
+
 
 def pytest_xdist_make_scheduler(config, log):
-    """Give a file to one worker, and the rooms that share the small shop to one, which makes it once.
+    """Give a file to one worker, and the files that share the small shop to one, which makes it once.
 
     Not by groups of xdist: 3.8 loses their names under pytest 9.2.
     """
     from xdist.scheduler import LoadScopeScheduling
 
-    class ByRoom(LoadScopeScheduling):
+    class ByShop(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.partition("::")[0]
-            return file if file.startswith("tests/ml/") else "assets and pipelines"
+            return "the small shop" if _takes_the_shop(file) else file
 
-    return ByRoom(config, log)
+    return ByShop(config, log)
+
+
+@cache
+def _takes_the_shop(file):
+    return re.search(r"^def \w+\((.*\W)?(eve_)?shop\W", (ROOT / file).read_text(), re.MULTILINE) is not None
 
 
 @pytest.fixture(scope="session")
