@@ -9,7 +9,6 @@ import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -476,16 +475,6 @@ class Settings(Section):
     def _local(cls, value: object) -> object:
         if isinstance(value, str) and "://" in value:
             raise ValueError("object stores are not supported: expected a path of a local file system")
-        return value
-
-    @field_validator("tracking_uri")
-    @classmethod
-    def _no_password(cls, value: str | None) -> str | None:
-        if value and urlsplit(value).password:
-            raise ValueError(
-                "expected an address without a password; that belongs into the environment (PGPASSWORD for PostgreSQL, "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server)"
-            )
         return value
 
     @field_validator("start_date")

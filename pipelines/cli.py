@@ -105,7 +105,7 @@ def settings(file: SettingsFile = None, profile: Profile = None) -> None:
         for name, value in flatten(loaded.settings):
             source = loaded.sources.get(name, "default")
             table.add_row(name, escape(shown(name, value)), source, style="" if name in loaded.sources else "dim")
-        Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200).print(table)
+        Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000).print(table)
 
 
 @app.command()

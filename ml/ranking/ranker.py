@@ -159,7 +159,8 @@ def fit_ranker(examples: Sequence[RankedExample], settings: RankerSettings) -> R
     torch.manual_seed(settings.seed)
     order = np.random.default_rng(settings.seed).permutation(len(examples))
     held = max(1, int(len(order) * settings.held_out_share))
-    fitted_on, held_out = [examples[i] for i in order[held:]], [examples[i] for i in order[:held]]
+    held_out = [examples[i] for i in order[:held]]
+    fitted_on = [examples[i] for i in order[held:]] or held_out
     ranker = Ranker(settings.hidden, settings.dropout)
     _fit_sum(ranker, fitted_on)
     return _best_epoch(ranker, fitted_on, held_out, settings)

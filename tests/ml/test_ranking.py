@@ -205,6 +205,12 @@ def test_too_few_examples_are_refused_by_name():
         fit_ranker(_planted(4), OPTIONS)
 
 
+def test_one_purchase_is_fitted_on_and_held_out():
+    """A fold of few purchases may leave no more."""
+    ranker = fit_ranker(_planted(1), OPTIONS.model_copy(update={"min_examples": 1}))
+    assert np.isfinite(ranker.scores(_planted(1)[0].features)).all()
+
+
 def test_a_feature_that_is_not_finite_is_named():
     examples = _planted(30)
     examples[3].features[:] = np.nan
