@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from people_scan import findings
 from rich.console import Console
 from small_shop import LAST, Shop, event, write_events
@@ -49,6 +50,7 @@ def own_copy(shop, eve_shop, folder):
                     f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
                     (artifacts.as_uri(), (folder / ".hemline" / "mlflow-artifacts").as_uri()),
                 )
+    _artifact_repos_cache.clear()  # this process knows the runs' artifacts where they were
     return Shop(folder)
 
 
