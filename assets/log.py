@@ -40,8 +40,8 @@ def interactions(
     A range goes by chunks of `log.chunk_days`, in one Spark session: a run that was killed goes on where it was.
     """
     from ml.log import check_reject_share, clean, inputs_of_days, partition_window, raw_days, read_raw
-    from ml.people.forgetting import suppression_of
     from ml.people.ingestion import without_suppressed
+    from ml.people.suppression import suppression_of
 
     tables = ("interactions", "rejected_interactions")
     with timed() as cost:

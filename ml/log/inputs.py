@@ -12,6 +12,7 @@ from ml.code import code_fingerprint
 from ml.log.arrivals import raw_states
 from ml.log.files import list_files
 from ml.log.raw import partition_window
+from ml.people.suppression import suppression_of
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 
@@ -21,8 +22,6 @@ def inputs_of_days(settings: Settings, warehouse: Warehouse, days: Sequence[str]
 
     No file is opened: one that was written again is told by its size and times.
     """
-    from ml.people.forgetting import suppression_of
-
     states = raw_states(settings.raw_log, partition_window(days, settings.log.late_days))
     common = [
         code_fingerprint(),

@@ -19,11 +19,10 @@ from filelock import FileLock
 
 from ml.errors import BadInputError
 from ml.files import fsync_path
-from ml.people import suppression as suppressions
 from ml.people.files import remove_work, rewrite_report
 from ml.people.models import FittedOn, models_fitted_on
 from ml.people.scrub import Scrub
-from ml.people.suppression import FOLDER, Suppression
+from ml.people.suppression import FOLDER, add, key_of
 from ml.people.tables import remove_from_tables
 from ml.people.traces import Traces, find_traces
 from ml.people.tracking import remove_from_runs
@@ -47,11 +46,6 @@ class Forgotten:
     raw_days: Sequence[str]
 
 
-def suppression_of(settings: Settings) -> Suppression:
-    """Return the customers that ingestion leaves out. Raises BadInputError where the list cannot be read."""
-    return suppressions.load(settings.home, _key(settings))
-
-
 def forget(
     settings: Settings,
     warehouse: Warehouse,
@@ -70,7 +64,7 @@ def forget(
     """
     if not users or not all(user.strip() for user in users):
         raise BadInputError("forget: expected the ids of customers, none of them empty")
-    suppression = suppressions.add(settings.home, _key(settings), users)
+    suppression = add(settings.home, key_of(settings), users)
     customers = sorted({suppression.hash(user) for user in users})
     with warehouse.no_steps(on_wait):
         traces = find_traces(warehouse, users)
@@ -88,10 +82,6 @@ def forget(
         named = [model.plain() for model in models]
         _record(settings.home, {"event": "done", "customers": customers, "removed": removed, "models": named})
     return Forgotten(customers, removed, models, sorted(traces.days))
-
-
-def _key(settings: Settings) -> str | None:
-    return None if settings.privacy.key is None else settings.privacy.key.get_secret_value()
 
 
 def _remove_work(settings: Settings, scopes: Mapping[str, Sequence[str]], traces: Traces) -> int:

@@ -14,11 +14,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from ml.errors import BadInputError
 from ml.files import fsync_path, read_json, write_json
+
+if TYPE_CHECKING:
+    from ml.settings import Settings
 
 FOLDER = "people"
 _CHECK = "hemline suppression list"
@@ -58,6 +62,16 @@ class Suppression:
     def hash(self, user: str) -> str:
         """Return a customer's keyed hash."""
         return customer_hash(self.key, user)
+
+
+def suppression_of(settings: Settings) -> Suppression:
+    """Return the customers that ingestion leaves out. Raises BadInputError where the list cannot be read."""
+    return load(settings.home, key_of(settings))
+
+
+def key_of(settings: Settings) -> str | None:
+    """Return the key of customers' hashes that the settings give, None where they give none."""
+    return None if settings.privacy.key is None else settings.privacy.key.get_secret_value()
 
 
 def load(home: Path, key: str | None) -> Suppression:

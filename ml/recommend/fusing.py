@@ -200,9 +200,9 @@ def fit_fusion(
     newest = ""
     counting: dict[str, dict[str, float]] = {}
     ranker = settings.recommendations.ranker
-    following = fit_next_item(ranker, *temporal_sequences(read_examples(warehouse, categories)))
-    for category in categories:
-        examples = read_examples(warehouse, [category])
+    by_category = {category: read_examples(warehouse, [category]) for category in categories}
+    following = fit_next_item(ranker, *temporal_sequences(pa.concat_tables(by_category.values())))
+    for category, examples in by_category.items():
         sample = validation_nights(settings, examples, ranker.examples)
         if not sample.num_rows:
             continue

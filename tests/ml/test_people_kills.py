@@ -13,8 +13,8 @@ from model_registries import TAGS, new_registry
 from people_scan import findings
 
 from ml.errors import BadInputError
-from ml.people.forgetting import audit_records, forget, suppression_of
-from ml.people.suppression import Suppression
+from ml.people.forgetting import audit_records, forget
+from ml.people.suppression import Suppression, suppression_of
 from ml.registry import ModelRegistry
 from ml.settings import Settings, SparkSettings
 from ml.spark import SparkSource
