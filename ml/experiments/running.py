@@ -28,8 +28,8 @@ from ml.tables import TABLES
 from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
-    from ml.registry import TrackedRun
     from ml.retrieval import Core
+    from ml.tracked_run import TrackedRun
 
 OURS = "ours_mixup"
 
