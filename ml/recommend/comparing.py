@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from ml.evaluation import breakdown_rows, difference_rows, evaluation_rows, rank_rows, references
 from ml.evaluation.differences import OURS
+from ml.origins import origin
 from ml.recommend.contenders import Ours, Ranked, rank_further, rank_reference
 from ml.recommend.finished import Finished
 from ml.recommend.serving import require_champion
@@ -100,8 +101,9 @@ class CategoryComparison:
         )
         self.parts["evaluation_ranks"].append(ranks)
         self.parts["evaluation_breakdowns"].append(breakdown_rows(ranks, view.groups, evaluation))
+        made = self._origin(result.system)
         for candidates, own in result.ranks.items():
-            metrics = evaluation_rows(*names, candidates, own, self.run.run_id, evaluation)
+            metrics = evaluation_rows(*names, candidates, own, made, evaluation)
             self.parts["evaluation_metrics"].append(metrics)
             for row in metrics.to_pylist():
                 self.run.metric(f"{view.name}/{candidates}/{result.system}/{row['metric']}", row["value"])
@@ -115,6 +117,14 @@ class CategoryComparison:
                 for rank, item in enumerate(items, 1)
             ],
         )
+
+    def _origin(self, system: str) -> dict[str, object]:
+        """Return where a system's rows come from, the settings of the intervals included."""
+        read = self.finished.settings_of(OURS if system.startswith(OURS) else system)
+        intervals = {name: getattr(self.settings.evaluation, name) for name in ("resamples", "confidence")}
+        contents = [self.finished.data, self.finished.ours if system.startswith(OURS) else []]
+        made = origin(self.data.examples, contents, {**read, "intervals": intervals}, self.settings.evaluation.seed)
+        return {**made, "run_id": self.run.run_id}
 
     def _compare_with_ours(self, view: View) -> None:
         ranks = pa.concat_tables(self.parts["evaluation_ranks"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ml.experiments import experiments
-from ml.experiments.catalogue import BASE
 from ml.report.figures import METRICS, share_figure, zero_shot_figure
 from ml.report.names import in_order, system_name
 from ml.settings import Settings
@@ -42,7 +41,7 @@ def experiment_figures(settings: Settings, warehouse: Warehouse) -> list[tuple[s
         rows = warehouse.read("experiment_metrics", experiment=experiment.name).to_pylist()
         if experiment.kind == "zero_shot":
             zero_shot += [{**row, "category": experiment.category} for row in rows]
-        elif experiment.kind == "low_resource" or experiment.name == BASE:
+        elif experiment.kind == "low_resource":
             shares += [{**row, "share": experiment.share} for row in rows]
     figures = []
     if zero_shot:

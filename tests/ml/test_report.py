@@ -16,6 +16,7 @@ from ml.warehouse import Warehouse
 
 EVIL = "<script>alert('x')</script> & {{ 7 * 7 }}"
 DAY = "2026-01-02"
+MADE = {"data": "2026-01-02 x", "settings": "{}", "seed": 0, "code_version": "1", "run_id": "run"}
 RANKS = {"ours": [1, 2, 3, 1], "ours_mixup": [2, 4, 9, 30], "sasrec": [5, 20, 30, 40], "new_system": [1, 1, None, 50]}
 
 
@@ -38,7 +39,7 @@ def evaluated(settings):
         for system, own in RANKS.items() for view in views for candidates in ("catalogue", "available")
     )  # fmt: skip
     metrics = [
-        evaluation_rows(system, *view, "catalogue", own, "run", settings.evaluation)
+        evaluation_rows(system, *view, "catalogue", own, MADE, settings.evaluation)
         for system, own in RANKS.items() for view in views
     ]  # fmt: skip
     groups = {("history", "3 to 5 steps"): {"e0", "e1"}, ("history", "21 steps and more"): {"e2", "e3"}}
@@ -124,9 +125,10 @@ def test_a_lead_is_claimed_only_where_its_interval_is_above_zero(settings, evalu
 def test_experiments_that_ran_have_their_rows_and_the_papers_figures(settings, evaluated, tmp_path):
     settings = settings.model_copy(update={"categories": [*settings.categories, "Bags $a$"]})
     common = {"question": "?", "k": 10, "low": 0.1, "high": 0.3, "examples": 4, "changes": "{}"}
-    common |= {"made_from": "x", "code_version": "1", "run_id": "run"}
+    common |= {"made_from": "x", **MADE}
     for name, kind, systems in [
-        ("base", "ablation", ("ours_mixup", "recformer_queries")),
+        ("base", "ablation", ("ours_mixup",)),
+        ("low_resource_1", "low_resource", ("ours_mixup", "recformer_queries")),
         ("low_resource_0.5", "low_resource", ("ours_mixup", "recformer_queries")),
         ("zero_shot_Bags $a$", "zero_shot", ("ours_mixup", "recformer_queries")),
     ]:
