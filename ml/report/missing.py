@@ -55,6 +55,11 @@ def evaluate(category: str) -> str:
     return f"hemline evaluate --category {shlex.quote(category)} --report"
 
 
+def every_system(category: str) -> str:
+    """Return the command that evaluates a category with every system there is."""
+    return f"{_list('MORE_SYSTEMS', get_args(MoreSystem))} {evaluate(category)}"
+
+
 def _list(setting: str, values: Sequence[str]) -> str:
     """Return a setting of `evaluation` as the shell gives it to a command; what was there before stays in it."""
     return f"HEMLINE_EVALUATION__{setting}={shlex.quote('[' + ', '.join(values) + ']')}"

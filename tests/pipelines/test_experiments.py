@@ -3,12 +3,14 @@
 import json
 
 import pytest
+from rich.console import Console
 from small_shop import CATEGORIES
 
 from ml.errors import BadInputError
 from ml.experiments import experiments
 from pipelines import flows
 from pipelines.run import Runner
+from pipelines.summary import print_experiments
 
 CHOSEN = ["no_title_embedding", "no_memory_no_id", "zero_shot_Footwear", "low_resource_0.5"]
 NEEDED = ["base", "low_resource_1"]
@@ -115,6 +117,14 @@ def test_a_category_without_an_example_has_rows_of_no_example(studied, tmp_path)
     flows.experiments(Runner(empty.settings), ["zero_shot_Gifts"])
     rows = empty.rows("experiment_metrics", experiment="zero_shot_Gifts")
     assert {row["examples"] for row in rows} == {0}
+
+
+def test_the_terminal_shows_what_was_run_and_how_to_run_the_rest(studied):
+    console = Console(record=True, width=200)
+    print_experiments(console, studied.settings)
+    text = console.export_text()
+    assert "recformer_queries" in text and "not run yet: hemline experiments no_attributes" in text
+    assert not any(f"hemline experiments {name}\n" in text for name in (*NEEDED, *CHOSEN))
 
 
 def test_the_cheapest_come_first_and_what_others_are_compared_with_before_them(eve_shop):
