@@ -119,11 +119,12 @@ class CategoryComparison:
         )
 
     def _origin(self, system: str) -> dict[str, object]:
-        """Return where a system's rows come from, the settings of the intervals included."""
-        read = self.finished.settings_of(OURS if system.startswith(OURS) else system)
-        intervals = {name: getattr(self.settings.evaluation, name) for name in ("resamples", "confidence")}
-        contents = [self.finished.data, self.finished.ours if system.startswith(OURS) else []]
-        made = origin(self.data.examples, contents, {**read, "intervals": intervals}, self.settings.evaluation.seed)
+        """Return where a system's rows come from, with the settings of the intervals and the adapter of ours."""
+        read: dict[str, object] = {**self.finished.settings_of(OURS if system.startswith(OURS) else system)}
+        read["intervals"] = {name: getattr(self.settings.evaluation, name) for name in ("resamples", "confidence")}
+        if system.startswith(OURS):
+            read["adapter"] = self.finished.ours
+        made = origin(self.data.examples, self.finished.data, read, self.settings.evaluation.seed)
         return {**made, "run_id": self.run.run_id}
 
     def _compare_with_ours(self, view: View) -> None:

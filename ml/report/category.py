@@ -50,8 +50,23 @@ def category_views(
         "name": category,
         "views": [_view(settings, warehouse, category, view, tables) for view in seen],
         "missing": missing_views(settings, category, seen),
-        "orders": side_by_side(of_catalogue(tables["metrics"]), realised),
+        "orders": side_by_side(as_named(settings, of_catalogue(tables["metrics"])), realised),
     }
+
+
+def as_named(settings: Settings, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of `evaluation_metrics` in which `ours` is fusion everywhere, for tables of several views.
+
+    Where validation had too few purchases for a ranker, `ours` is the mixup, and no `ours_mixup` stands beside it.
+    """
+    both = settings.recommendations.order == "fusion" and settings.evaluation.mixup
+    fused = {(row["split"], row["actions"]) for row in rows if row["system"] == "ours_mixup"}
+    return [
+        {**row, "system": "ours_mixup"}
+        if both and row["system"] == "ours" and (row["split"], row["actions"]) not in fused
+        else row
+        for row in rows
+    ]
 
 
 def of_catalogue(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -140,11 +155,13 @@ def claim(metrics: Sequence[dict[str, Any]], differences: Sequence[dict[str, Any
         if best is None or lead is None:
             continue
         name, other = metric_name(metric, lead["k"]), system_name(best["system"], present)
-        by = f"{abs(lead['value']):.3f} [{lead['low']:.3f}, {lead['high']:.3f}]"
-        by += "" if lead["ratio"] is None else f" ({lead['ratio']:+.0%})"
+        sign = -1 if lead["high"] < 0 else 1
+        low, high = sorted((sign * lead["low"], sign * lead["high"]))
+        by = f"{sign * lead['value']:.3f} [{low:.3f}, {high:.3f}]"
+        by += "" if lead["ratio"] is None else f" (ours {lead['ratio']:+.0%})"
         if lead["low"] > 0:
             words.append(f"in {name} ours leads {other}, the strongest other, by {by}")
-        elif lead["high"] < 0:
+        elif sign < 0:
             words.append(f"in {name} {other} leads ours by {by}")
         else:
             words.append(f"in {name} no claim against {other}, the strongest other: the difference {by} may be none")

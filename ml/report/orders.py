@@ -46,6 +46,7 @@ def main_tables(
                         {
                             "name": system_name(name, present),
                             "ours": name.startswith("ours"),
+                            "fusion": name == "ours",
                             "cells": [cells.get((category, name, m)) for category in categories for m in shown],
                         }
                         for name in in_order({*present, *wanted})
@@ -59,7 +60,7 @@ def side_by_side(metrics: Sequence[Row], realised: Sequence[Row]) -> dict[str, A
     """Return a category's systems by view, with the place each takes, and whether the order of systems changes.
 
     `realised`: the category's rows of `realised` of one day, of all lists together; they are of what was published, so
-    of ours alone. None where there is a single view and no such row.
+    of ours alone, and stand in the first row. None where there is a single view and no such row.
     """
     rows = [row for row in metrics if row["metric"] == ORDERED_BY]
     views = [(s, a) for a in ACTIONS for s in SPLITS if any((r["split"], r["actions"]) == (s, a) for r in rows)]
@@ -78,7 +79,7 @@ def side_by_side(metrics: Sequence[Row], realised: Sequence[Row]) -> dict[str, A
                     {"row": values[v][name], "place": _place(values[v], name)} if name in values[v] else None
                     for v in views
                 ],
-                "published": published if name == "ours" else None,
+                "published": published if name == in_order(present)[0] else None,
             }
             for name in in_order(present)
         ],

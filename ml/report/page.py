@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml.errors import BadInputError
 from ml.files import write_file
-from ml.report.category import FEW, category_tables, category_views, of_catalogue
+from ml.report.category import FEW, as_named, category_tables, category_views, of_catalogue
 from ml.report.figures import METRICS
 from ml.report.missing import evaluate
 from ml.report.names import ABOUT, metric_name
@@ -56,7 +56,7 @@ def write_report(settings: Settings, warehouse: Warehouse, folder: Path) -> Path
     page = environment.get_template("page.html").render(
         categories=categories,
         not_evaluated=[(name, evaluate(name)) for name in settings.categories if name not in evaluated],
-        main=main_tables({name: of_catalogue(tables[name]["metrics"]) for name in evaluated}),
+        main=main_tables({name: as_named(settings, of_catalogue(tables[name]["metrics"])) for name in evaluated}),
         nights=nights,
         experiments=experiment_kinds(settings, warehouse),
         experiment_figures=figures,

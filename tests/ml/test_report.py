@@ -10,10 +10,10 @@ import pytest
 from ml.errors import BadInputError
 from ml.evaluation import breakdown_rows, difference_rows, evaluation_rows, rank_rows
 from ml.report import write_report
-from ml.report.category import claim
+from ml.report.category import as_named, claim
 from ml.report.figures import METRICS
 from ml.report.orders import side_by_side
-from ml.settings import Settings
+from ml.settings import EvaluationSettings, Settings
 from ml.tables import TABLES
 from ml.warehouse import Warehouse
 
@@ -125,7 +125,7 @@ def test_what_has_no_number_has_a_row_with_the_command_that_makes_it(settings, e
 @pytest.mark.parametrize(
     ("examples", "low", "words"),
     [
-        (250, 0.01, "In Recall@10 ours leads SASRec, the strongest other, by 0.100 [0.010, 0.200] (+50%)."),
+        (250, 0.01, "In Recall@10 ours leads SASRec, the strongest other, by 0.100 [0.010, 0.200] (ours +50%)."),
         (250, -0.01, "In Recall@10 no claim against SASRec, the strongest other: the difference"),
         (249, 0.01, "No claim: fewer than 250 purchases. What these gave: in Recall@10 ours leads SASRec"),
     ],
@@ -138,7 +138,16 @@ def test_a_lead_is_claimed_of_enough_purchases_and_an_interval_above_zero(exampl
     lead = {"system": "sasrec", "metric": "recall", "k": 10, "value": 0.1, "low": low, "high": 0.2, "ratio": 0.5}
     assert claim(metrics, [lead]).startswith(words)
     beaten = {**lead, "value": -0.1, "low": -0.2, "high": -0.05, "ratio": -0.3}
-    assert "SASRec leads ours by 0.100" in claim(metrics, [beaten])
+    assert "SASRec leads ours by 0.100 [0.050, 0.200] (ours -30%)" in claim(metrics, [beaten])
+
+
+def test_ours_is_called_the_mixup_where_no_ranker_could_be_fitted():
+    views = [("ours", "temporal"), ("ours_mixup", "temporal"), ("ours", "nightly"), ("core", "nightly")]
+    found = [{"system": system, "split": split, "actions": "all"} for system, split in views]
+    named = [(row["system"], row["split"]) for row in as_named(Settings(), found)]
+    assert named == [*views[:2], ("ours_mixup", "nightly"), views[3]]
+    alone = Settings(evaluation=EvaluationSettings(mixup=False))
+    assert as_named(alone, found) == found, "fusion alone was asked for"
 
 
 def test_systems_stand_side_by_side_and_a_changed_order_is_named():
