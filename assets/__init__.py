@@ -5,7 +5,9 @@ import warnings
 import dagster as dg
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning)  # backfill policies are beta in name only
-warnings.filterwarnings("ignore", message="Job .* materializes assets with varying BackfillPolicies")  # on purpose
+warnings.filterwarnings(
+    "ignore", message="(Asset job|Job) .* materializes assets with varying BackfillPolicies"
+)  # on purpose
 
 
 def all_assets() -> list[dg.AssetsDefinition]:

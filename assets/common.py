@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PREVIEW_ROWS = 5
+_INERT = {ord(character): f"&#{ord(character)};" for character in "\\`*_{}[]<>|#!&"}
+"""What Markdown or HTML would act on, as character references: Dagster's pages show the characters themselves."""
 
 
 class TrainConfig(dg.Config):
@@ -126,9 +128,7 @@ def _cell(value: object, limit: int = 60) -> str:
         value = f"{len(value)} steps"
     text = "" if value is None else clean_text(str(value), 4 * limit)
     text = text if len(text) <= limit else text[: limit - 1] + "…"
-    for character in "\\`*_{}[]<>|#!&":
-        text = text.replace(character, f"&#{ord(character)};")
-    return text
+    return text.translate(_INERT)
 
 
 def figure_markdown(figure: Figure) -> dg.MarkdownMetadataValue:

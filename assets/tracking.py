@@ -8,8 +8,8 @@ from typing import Any
 
 import dagster as dg
 
+from ml.model_version import ModelVersion
 from ml.promotion import Decision
-from ml.registry import ModelVersion
 from ml.settings import Settings
 
 

@@ -209,7 +209,12 @@ class IndexSettings(Section):
     """faiss indexes."""
 
     exact_below: Positive = Field(default=200_000, description="exact inner product below this many items")
-    kind: Literal["hnsw", "ivf"] = Field(default="hnsw", description="index of larger catalogues")
+    kind: Literal["by_size", "hnsw", "ivf"] = Field(
+        default="by_size", description="index of larger catalogues; by_size: hnsw below hnsw_below items, then ivf"
+    )
+    hnsw_below: Positive = Field(
+        default=1_000_000, description="hnsw is built on one thread, to be the same each time: too slow for the largest"
+    )
     min_recall: Share = Field(
         default=0.9, description="an approximate index with a lower measured recall@10 is refused"
     )

@@ -27,18 +27,26 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     zone, warehouse = settings.log.time_zone, open_warehouse(settings)
 
     @dg.schedule(
-        name="every_night", job_name="nightly", cron_schedule=NIGHT_CRON, execution_timezone=zone, default_status=_ON
+        name="every_night",
+        job_name="nightly",
+        cron_schedule=NIGHT_CRON,
+        execution_timezone=zone,
+        default_status=_ON,
+        description="Yesterday, through `recommendations` and `realised`.",
     )
     def every_night(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        """Yesterday, through `recommendations` and `realised`."""
         day = last_ended_day(context.scheduled_execution_time, settings.log.zone)
         return why_no_night(settings, day) or dg.RunRequest(run_key=day, partition_key=day)
 
     @dg.schedule(
-        name="every_week", job_name="train", cron_schedule=WEEK_CRON, execution_timezone=zone, default_status=_ON
+        name="every_week",
+        job_name="train",
+        cron_schedule=WEEK_CRON,
+        execution_timezone=zone,
+        default_status=_ON,
+        description="Every category's models, then the pooled ones; skipped without a newer day.",
     )
     def every_week(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        """Every category's models, then the pooled ones."""
         monday = context.scheduled_execution_time.astimezone(settings.log.zone).date()
         nothing = why_no_training(warehouse, monday)
         if nothing:

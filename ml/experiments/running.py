@@ -40,7 +40,7 @@ from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
     from ml.baselines.recformer import Recformer
-    from ml.registry import TrackedRun
+    from ml.tracked_run import TrackedRun
 
 OURS = "ours_mixup"
 

@@ -20,7 +20,8 @@ from ml.tables import TABLES
 from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
-    from ml.registry import ModelRegistry, TrackedRun
+    from ml.registry import ModelRegistry
+    from ml.tracked_run import TrackedRun
 
 COMPARED = tuple(name for name in TABLES if name.startswith("evaluation_"))
 """The tables of a comparison."""

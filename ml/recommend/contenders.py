@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ml.generation import Generated
     from ml.ranking import Sources
     from ml.ranking.ranker import Ranker
-    from ml.registry import ModelRegistry, TrackedRun
+    from ml.registry import ModelRegistry
+    from ml.tracked_run import TrackedRun
 
 
 @dataclass(frozen=True)

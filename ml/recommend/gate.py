@@ -20,7 +20,9 @@ from ml.promotion import Decision, decide, refused
 from ml.settings import Settings
 
 if TYPE_CHECKING:
-    from ml.registry import ModelRegistry, ModelVersion, TrackedRun
+    from ml.model_version import ModelVersion
+    from ml.registry import ModelRegistry
+    from ml.tracked_run import TrackedRun
 
 Model = TypeVar("Model")
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from ml.generation import Generated
     from ml.memory import QueryMemory
+    from ml.model_version import ModelVersion
     from ml.recommend.serving import Shelf
-    from ml.registry import ModelVersion
     from ml.spark import SparkSource
 
 EXAMPLES = 8

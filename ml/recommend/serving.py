@@ -16,8 +16,9 @@ from ml.settings import Settings
 from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
+    from ml.model_version import ModelVersion
     from ml.recommend.fusing import Fusion
-    from ml.registry import ModelRegistry, ModelVersion
+    from ml.registry import ModelRegistry
     from ml.retrieval import Core, VectorIndex
 
 

@@ -25,9 +25,9 @@ from ml.warehouse import Warehouse
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ml.model_version import ModelVersion
     from ml.ranking.ranker import RankedExample
     from ml.recommend.fusing import FittedRanker, Fusion
-    from ml.registry import ModelVersion
     from ml.retrieval import Core
     from ml.retrieval.title_training import Pairs
 

@@ -26,7 +26,10 @@ def read_description(folder: Path, name: str, model_format: str) -> dict[str, An
         raise BadInputError(f"{path}: not JSON ({error}); save the model again") from error
     if not isinstance(description, dict) or description.get("format") != model_format:
         found = description.get("format") if isinstance(description, dict) else type(description).__name__
-        raise BadInputError(f"{path}: format is {found!r}, expected {model_format!r}")
+        raise BadInputError(
+            f"{path}: format is {found!r}, expected {model_format!r}; if another version of Hemline saved it, fit it "
+            "again (`hemline train`)"
+        )
     return description
 
 

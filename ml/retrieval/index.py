@@ -51,7 +51,8 @@ class VectorIndex:
     ) -> VectorIndex:
         """Index unit `vectors` [n, dim] under `ids` [n].
 
-        Fewer than `exact_below` rows are searched exactly. Others get the set kind, whose recall@10 is measured on
+        Fewer than `exact_below` rows are searched exactly. Others get the set kind (by default HNSW below `hnsw_below`
+        rows, IVF from there), whose recall@10 is measured on
         `queries` (default: a sample of the vectors); while it is below `min_recall` more effort is spent per search,
         and `HemlineError` is raised when that does not help either. Raises `BadInputError` for repeated ids, no rows,
         or vectors that are not finite.
@@ -66,12 +67,15 @@ class VectorIndex:
         distinct, row_vector = _distinct(vectors)
         if len(ids) < settings.exact_below:
             return cls(ids, row_vector, faiss_backend.build_flat(distinct), "exact", 1.0)
-        index = faiss_backend.build_approximate(distinct, settings.kind)
+        kind = settings.kind
+        if kind == "by_size":
+            kind = "hnsw" if len(ids) < settings.hnsw_below else "ivf"
+        index = faiss_backend.build_approximate(distinct, kind)
         if queries is None:
             queries = _between(distinct)
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-        recall = faiss_backend.reach_recall(index, distinct, queries, settings.kind, settings.min_recall)
-        return cls(ids, row_vector, index, settings.kind, recall)
+        recall = faiss_backend.reach_recall(index, distinct, queries, kind, settings.min_recall)
+        return cls(ids, row_vector, index, kind, recall)
 
     def search(
         self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None

@@ -1,5 +1,7 @@
 """What every asset shares."""
 
+import html
+
 import pyarrow as pa
 import pytest
 
@@ -17,6 +19,7 @@ def test_a_preview_names_nobody_and_its_markup_is_inert():
     assert "someone" not in shown and "user_id" not in shown
     assert "<script>" not in shown and "](" not in shown
     assert len(shown.splitlines()) == 3 and len(shown) < 400
+    assert "<script>|[x](y)" in html.unescape(shown), "what a person reads is what the table holds"
 
 
 def test_categories_of_a_run_must_be_known():

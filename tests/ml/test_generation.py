@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ml.errors import BadInputError
 from ml.generation import CodeTrie, Generated, generate
-from ml.generation.decoding import instruction_cache
+from ml.generation.decoding import _batches, instruction_cache
 from ml.settings import GenerationSettings
 from tests.ml.generation_models import (
     END,
@@ -294,3 +294,9 @@ def test_nothing_to_do(llama, tokenizer):
     assert _answers(llama, tokenizer, [], CodeTrie.build([[1]], ["x"])) == []
     with pytest.raises(BadInputError, match="1 row keys for 2 inputs"):
         _answers(llama, tokenizer, [INSTRUCTION] * 2, CodeTrie.build([[1]], ["x"]), keys=["a"])
+
+
+def test_rows_of_like_length_are_read_together_longest_first():
+    lengths = [3, 90, 5, 88, 4, 91]
+    batches = _batches([[0] * length for length in lengths], batch_size=3)
+    assert [[lengths[row] for row in batch] for batch in batches] == [[91, 90, 88], [5, 4, 3]]

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from ml.errors import BadInputError
-from ml.registry import ModelRegistry, registered_name
+from ml.model_version import registered_name
+from ml.registry import ModelRegistry
 
 TAGS = {
     "as_of": "2026-11-20",

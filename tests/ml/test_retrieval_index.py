@@ -78,6 +78,12 @@ def test_an_approximate_index_has_the_recall_it_says(approximate):
     assert np.mean(hits) / 10 > 0.85
 
 
+@pytest.mark.parametrize(("exact_below", "hnsw_below", "kind"), [(201, 1, "exact"), (1, 201, "hnsw"), (1, 200, "ivf")])
+def test_the_size_says_which_index(exact_below, hnsw_below, kind):
+    settings = IndexSettings(exact_below=exact_below, hnsw_below=hnsw_below, min_recall=0.5)
+    assert VectorIndex.build(names(200), unit(200, 8, 0), settings).kind == kind
+
+
 @pytest.mark.parametrize("share", [0.002, 0.05, 0.3, 0.9])
 def test_a_mask_is_kept_exactly_and_lists_are_full(approximate, share):
     index, vectors = approximate

@@ -9,6 +9,7 @@ import torch
 from test_ranking import OPTIONS, _answered
 
 from ml.language_model import train_adapter
+from ml.model_version import ModelVersion
 from ml.ranking.ranker import Ranker
 from ml.ranking.stacking import Questions, fit_stacked
 from ml.recommend.fitting import Fitted
@@ -22,7 +23,6 @@ from ml.recommend.trials import (
     title_hits,
     title_trial,
 )
-from ml.registry import ModelVersion
 from ml.retrieval import Core, TitleEncoder
 from ml.retrieval.core_model import CoreNetwork
 from ml.retrieval.title_training import Pairs
