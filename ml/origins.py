@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ml.code import code_fingerprint
 
@@ -19,10 +18,10 @@ def origin(examples: pa.Table, contents: object, settings: Mapping[str, object],
     `examples`: the rows of `training_sequences`, whose newest day is named; `contents`: names of the files of every
     table that was read (`Warehouse.content`), as plain JSON; `settings`: those that can change the result.
     """
-    newest = pc.max(examples["target_date"]).as_py()
+    newest = max(examples["target_date"].to_pylist(), default="no example")
     digest = hashlib.blake2b(json.dumps(contents).encode(), digest_size=6).hexdigest()
     return {
-        "data": f"{newest or 'no example'} {digest}",
+        "data": f"{newest} {digest}",
         "settings": json.dumps(settings, sort_keys=True),
         "seed": seed,
         "code_version": f"{version('hemline')} {code_fingerprint()}",

@@ -126,7 +126,8 @@ def list_answers(
         known = int((by_id > -np.inf).sum())
         ids = np.argsort(-by_id, kind="stable")[: min(known, n + k)]
         ordered = np.argsort(-by_title, kind="stable")[: n + k]
-        lists[example] = [item for item, _ in mixup([items[i] for i in ids], [items[i] for i in ordered], n, k)]
+        named, titled = ([items[int(i)] for i in rows] for rows in (ids, ordered))
+        lists[example] = [item for item, _ in mixup(named, titled, n, k)]
     return lists
 
 

@@ -12,7 +12,11 @@ from pipelines import flows
 from pipelines.run import Runner
 from pipelines.summary import print_experiments
 
-CHOSEN = ["no_title_embedding", "no_memory_no_id", "zero_shot_Footwear", "low_resource_0.5"]
+ABLATIONS = [
+    "no_title_embedding", "no_id_embedding", "text_encoder", "no_memory", "no_memory_no_id", "no_attributes",
+    "no_memory_no_id_no_attributes",
+]  # fmt: skip
+CHOSEN = [*ABLATIONS, "zero_shot_Footwear", "low_resource_0.5"]
 NEEDED = ["base", "low_resource_1"]
 TEXT = {"recformer_queries"}
 OTHERS = {"popularity", "markov", "item_knn", "core", "sasrec"} | TEXT
@@ -67,12 +71,26 @@ def test_a_row_says_from_which_data_settings_seed_and_code_it_comes(studied):
 
 
 def test_a_difference_is_from_the_same_system_on_the_same_examples(studied):
-    for metric, row in values(studied, "no_title_embedding").items():
-        assert row["difference"] == pytest.approx(row["value"] - values(studied, "base")[metric]["value"])
+    for name in ABLATIONS:
+        for metric, row in values(studied, name).items():
+            assert row["difference"] == pytest.approx(row["value"] - values(studied, "base")[metric]["value"])
     for system in ("ours_mixup", *OTHERS):
         whole = values(studied, "low_resource_1", system)
         for metric, row in values(studied, "low_resource_0.5", system).items():
             assert row["difference"] == pytest.approx(row["value"] - whole[metric]["value"])
+
+
+def test_ablations_change_what_they_name(studied):
+    changes = {
+        name: json.loads(studied.rows("experiment_metrics", experiment=name)[0]["changes"]) for name in ABLATIONS
+    }
+    assert changes["no_title_embedding"]["lists"] == "id" and changes["no_id_embedding"]["lists"] == "title"
+    assert changes["text_encoder"]["titles"] == "text_encoder"
+    both = changes["no_memory_no_id_no_attributes"]
+    assert both["prompts"] == {"max_memory_products": 0, "attributes": []} and both["lists"] == "title"
+    adapters = studied.settings.work_folder / "experiments" / "adapters"
+    fitted = [path for path in adapters.iterdir() if not path.name.startswith(".")]
+    assert len(fitted) == 5, "of the default prompts, without memory, attributes, both, and of half of the prompts"
 
 
 def test_the_whole_sample_is_base_beside_other_systems(studied):
@@ -123,7 +141,7 @@ def test_the_terminal_shows_what_was_run_and_how_to_run_the_rest(studied):
     console = Console(record=True, width=200)
     print_experiments(console, studied.settings)
     text = console.export_text()
-    assert "recformer_queries" in text and "not run yet: hemline experiments no_attributes" in text
+    assert "recformer_queries" in text and "not run yet: hemline experiments zero_shot_Bags" in text
     assert not any(f"hemline experiments {name}\n" in text for name in (*NEEDED, *CHOSEN))
 
 
