@@ -77,10 +77,7 @@ def of_catalogue(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _view(
     settings: Settings, warehouse: Warehouse, category: str, view: tuple[str, str], tables: Tables
 ) -> dict[str, Any]:
-    own = {
-        name: [row for row in rows if (row["split"], row["actions"]) == view]
-        for name, rows in tables.items()
-    }  # fmt: skip
+    own = {name: [r for r in rows if (r["split"], r["actions"]) == view] for name, rows in tables.items()}
     every, differences, costs = own["metrics"], of_catalogue(own["differences"]), own["costs"]
     metrics = of_catalogue(every)
     available = [row for row in every if row["candidates"] == "available"]
@@ -88,7 +85,7 @@ def _view(
         "key": (category, *view),
         "name": f"{SPLITS[view[0]]}, {ACTIONS[view[1]]}",
         "examples": metrics[0]["examples"],
-        "made": {name: sorted({str(row[name]) for row in metrics}) for name in ("data", "seed", "code_version")},
+        "made": {name: _told(metrics, name) for name in ("data", "seed", "code_version")},
         "head": [metric_name(metric, metrics[0]["k"]) for metric in METRICS],
         "systems": system_rows(metrics, differences, costs),
         "available": system_rows(available, [r for r in own["differences"] if r["candidates"] == "available"], []),
@@ -97,6 +94,11 @@ def _view(
         "figures": _figures(metrics, differences, of_catalogue(own["breakdowns"]), costs),
         "customers": customers(warehouse, category, *view),
     }
+
+
+def _told(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
+    """Return the values of a column, none where an older version wrote the rows without it."""
+    return sorted({str(row[name]) for row in rows if row[name] is not None})
 
 
 def _figures(
