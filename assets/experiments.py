@@ -7,7 +7,7 @@ import dagster as dg
 
 from assets.common import newest_day, table_metadata
 from assets.define import multi_asset
-from assets.tracking import code_version, fit_tags
+from assets.tracking import fit_tags
 from ml.measure import timed
 from ml.registry import ModelRegistry
 from ml.settings import Settings
@@ -49,7 +49,6 @@ def experiments(
         labels = {
             "changes": json.dumps(changes),
             "made_from": made_from(settings, warehouse, experiment),
-            "code_version": code_version(),
             "run_id": run.run_id,
         }
         tables = run_experiment(settings, warehouse, experiment, run, labels)

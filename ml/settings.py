@@ -304,7 +304,8 @@ class EvaluationSettings(Section):
         description="beside fusion, rank by the paper's mixup too (asks the language model about every test example)",
     )
     more_systems: list[MoreSystem] = Field(
-        default=[], description="systems beside popularity, Markov, item-kNN and CORE; they take long"
+        default=[],
+        description="systems beside popularity, Markov, item-kNN and CORE, in experiments too; they take long",
     )
     baselines: BaselineSettings = BaselineSettings()
     recformer: RecformerSettings = RecformerSettings()
@@ -317,11 +318,6 @@ class ExperimentSettings(Section):
     category: str | None = Field(default=None, description="category whose models are asked about; None: the first")
     prompts: Positive = Field(default=400, description="training prompts of every experiment's adapter")
     users: Positive = Field(default=1000, description="fixed test examples of every experiment")
-    systems: list[Literal["core", "recformer_queries"]] = Field(
-        default=["core"],
-        description="other systems beside ours: CORE knows no item of another category, so zero-shot is without it; "
-        "Recformer (sized by evaluation.recformer) takes long",
-    )
     shares: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         default=[0.1, 0.25, 0.5], description="low resource: shares of the training part (paper figure 6)"
     )

@@ -107,6 +107,13 @@ _EXAMPLE_SPLITS = (
     Column("leave_one_out_split", S, "test: the user's last purchase in the category; validation: the one before."),
 )
 
+_ORIGIN = (
+    Column("data", S, "Newest day of the examples, and a hash of the tables read."),
+    Column("settings", S, "Settings that can change the result, as JSON."),
+    Column("seed", I64, "Seed of the sample of test examples; those of the fits are among the settings."),
+    Column("code_version", S, "Installed version of Hemline and a hash of its code."),
+    Column("run_id", S, "MLflow run that holds the details."),
+)
 _VIEW = (
     Column("system", S, "ours, ours_mixup, popularity, markov, item_knn, core, gru4rec, sasrec, …"),
     Column("split", S, "temporal, leave_one_out, or nightly: temporal, as the night before the purchase saw it."),
@@ -375,7 +382,7 @@ _ALL = [
             *_METRIC,
             *_interval("The mean over the test examples."),
             Column("examples", I64, "Test examples scored."),
-            Column("run_id", S, "MLflow run that holds the details."),
+            *_ORIGIN,
         ],
         levels=("category",),
         key=("system", "split", "actions", "candidates", "metric"),
@@ -460,17 +467,17 @@ _ALL = [
         [
             Column("kind", S, "ablation, zero_shot or low_resource."),
             Column("question", S, "What the experiment asks."),
-            Column("system", S, "ours_mixup, core or recformer_queries."),
+            Column("system", S, "ours_mixup; in zero-shot and low resource other systems beside it."),
             *_METRIC,
             *_interval("The mean over the test examples."),
-            Column("difference", F64, "This experiment minus `base`, of the same system and examples.", False),
+            Column("difference", F64, "This experiment minus the one it is compared with, of the same system and "
+                   "examples: `base`, or `low_resource_1` for a share.", False),
             Column("difference_low", F64, "Lower end of the paired bootstrap interval.", False),
             Column("difference_high", F64, "Upper end of the paired bootstrap interval.", False),
             Column("examples", I64, "Test examples scored."),
             Column("changes", S, "What differs from `base`, as JSON."),
             Column("made_from", S, "Hash of experiment, settings, tables and code: unchanged means nothing to do."),
-            Column("code_version", S, "Installed version of Hemline."),
-            Column("run_id", S, "MLflow run that holds the details."),
+            *_ORIGIN,
         ],
         levels=("experiment",),
         key=("system", "metric"),
@@ -481,7 +488,7 @@ _ALL = [
         "the rank one system gave one test example's target in one experiment",
         [
             Column("example_id", S, "The purchase's event_id."),
-            Column("system", S, "ours_mixup, core or recformer_queries."),
+            Column("system", S, "ours_mixup, or another system."),
             Column("rank", I64, "1-based rank among the category's catalogue; null where it never ranks.", False),
         ],
         levels=("experiment",),

@@ -39,6 +39,7 @@ SettingsFile = Annotated[Path | None, typer.Option("--settings", help="YAML file
 Profile = Annotated[str | None, typer.Option(help="demo, paper, … (defaults that the file may change)")]
 Category = Annotated[list[str] | None, typer.Option("--category", help="Repeatable; default: all.")]
 Day = Annotated[str | None, typer.Option("--date", help="YYYY-MM-DD; default: the newest raw day.")]
+FromLog = Annotated[bool, typer.Option("--from-log", help="First clean the log to its newest day and fit the models.")]
 
 
 @contextmanager
@@ -154,6 +155,7 @@ def nightly(day: Day = None, category: Category = None, file: SettingsFile = Non
 def evaluate(
     category: Category = None,
     report: Annotated[bool, typer.Option(help="Write the page and figures too (setting `report`).")] = False,
+    from_log: FromLog = False,
     file: SettingsFile = None,
     profile: Profile = None,
 ) -> None:
@@ -164,7 +166,10 @@ def evaluate(
         from pipelines.summary import print_metrics
 
         loaded = _load(file, profile)
-        flows.evaluate(Runner(loaded.settings), category or [])
+        runner = Runner(loaded.settings)
+        if from_log:
+            flows.train(runner, categories=category or [])
+        flows.evaluate(runner, category or [])
         print_metrics(console, loaded.settings)
         if report:
             console.print(f"Report    {flows.report(loaded.settings)}", markup=False)
@@ -175,6 +180,7 @@ def experiments(
     names: Annotated[
         list[str] | None, typer.Argument(help="Which; default: all, those that are done excepted.")
     ] = None,
+    from_log: FromLog = False,
     file: SettingsFile = None,
     profile: Profile = None,
 ) -> None:
@@ -185,7 +191,10 @@ def experiments(
         from pipelines.summary import print_experiments
 
         loaded = _load(file, profile)
-        flows.experiments(Runner(loaded.settings), names or [])
+        runner = Runner(loaded.settings)
+        if from_log:
+            flows.train(runner)
+        flows.experiments(runner, names or [])
         print_experiments(console, loaded.settings)
 
 

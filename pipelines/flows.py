@@ -11,7 +11,6 @@ from assets.common import scope_of
 from ml.errors import BadInputError
 from ml.experiments import experiments as all_experiments
 from ml.experiments import made_from
-from ml.experiments.catalogue import BASE
 from ml.log import raw_days
 from ml.retention import first_log_day
 from ml.settings import Settings
@@ -77,14 +76,15 @@ def evaluate(runner: Runner, categories: Sequence[str] = ()) -> list[Outcome]:
 def experiments(runner: Runner, names: Sequence[str] = ()) -> list[Outcome]:
     """Run the experiments `names` (default: all) whose rows are missing or were made from something else.
 
-    `base` comes first wherever one is run that is compared with it. Raises BadInputError for an unknown name.
+    What a chosen one is compared with is run too, before it. Raises BadInputError for an unknown name.
     """
     settings, warehouse = runner.settings, open_warehouse(runner.settings)
     known = {experiment.name: experiment for experiment in all_experiments(settings)}
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise BadInputError(f"experiment {unknown[0]!r}: expected some of {list(known)}")
-    chosen = [name for name in known if not names or name in names or name == BASE]
+    needed = {*names, *(known[name].against for name in names)}
+    chosen = [name for name in known if not names or name in needed]
     missing = []
     for name in chosen:
         made = warehouse.read("experiment_metrics", ["made_from"], experiment=name)["made_from"].unique().to_pylist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from ml.errors import BadInputError
+from ml.experiments import experiments
+from ml.report.category import FEW
+from ml.report.missing import every_system, missing_systems
 from ml.settings import Settings
 from ml.warehouse import Warehouse, open_warehouse
 
@@ -55,20 +59,30 @@ def _what(step: dict[str, Any], titles: dict[str, str]) -> str:
 
 
 def print_metrics(console: Console, settings: Settings) -> None:
-    """Print every published evaluation metric, one table per category, split and view of the log."""
+    """Print every published evaluation metric, one table per category, split and view of the log.
+
+    Below a category's tables: the systems that have no row in them, with the command that makes all of them.
+    """
     warehouse = open_warehouse(settings)
     for category in warehouse.level_values("evaluation_metrics", "category"):
         rows = warehouse.read("evaluation_metrics", category=category).to_pylist()
         for view in sorted({(r["split"], r["actions"], r["candidates"]) for r in rows}):
             chosen = [r for r in rows if (r["split"], r["actions"], r["candidates"]) == view]
             console.print(_metric_table(f"{category} · {' · '.join(view)}", chosen))
+        left_out = missing_systems(settings, category, "all", {r["system"] for r in rows}) if rows else []
+        if left_out:
+            names = ", ".join(row["name"] for row in left_out)
+            console.print(
+                f"{category}: no number of {names}:\n  {every_system(category)}", markup=False, soft_wrap=True
+            )
 
 
 def _metric_table(title: str, rows: list[dict[str, Any]]) -> Table:
     metrics = [m for m in ("recall", "ndcg", "mrr") if any(r["metric"] == m for r in rows)]
     k = rows[0]["k"]
     names = {"recall": f"Recall@{k}", "ndcg": f"NDCG@{k}", "mrr": "MRR"}
-    table = Table("system", "examples", *(names[m] for m in metrics), title=escape(title))
+    few = f"fewer than {FEW} purchases: no claim" if rows[0]["examples"] < FEW else None
+    table = Table("system", "examples", *(names[m] for m in metrics), title=escape(title), caption=few)
     cells = {(r["system"], r["metric"]): r for r in rows}
     for system in dict.fromkeys(r["system"] for r in rows):
         shown = [cells.get((system, m)) for m in metrics]
@@ -81,15 +95,19 @@ def _metric_table(title: str, rows: list[dict[str, Any]]) -> Table:
 
 
 def print_experiments(console: Console, settings: Settings) -> None:
-    """Print what the experiments gave, with their difference from `base`."""
+    """Print what the experiments gave, with their difference from what they are compared with, and what is missing."""
     warehouse = open_warehouse(settings)
-    table = Table("experiment", "system", "metric", "value", "difference from base", title="Experiments")
+    table = Table("experiment", "system", "metric", "value", "difference", title="Experiments")
     for name in warehouse.level_values("experiment_metrics", "experiment"):
         for row in warehouse.read("experiment_metrics", experiment=name).to_pylist():
             lead = {"value": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
             against = "" if row["difference"] is None else with_interval(lead)
             table.add_row(escape(name), row["system"], row["metric"], with_interval(row), against)
     console.print(table)
+    for experiment in experiments(settings):
+        if not warehouse.exists("experiment_metrics", experiment=experiment.name):
+            line = f"not run yet: hemline experiments {shlex.quote(experiment.name)}"
+            console.print(line, markup=False, soft_wrap=True)
 
 
 def print_realised(console: Console, settings: Settings) -> None:

@@ -63,7 +63,7 @@ _TINY: dict[str, Any] = {
         "baselines": {"epochs": 1, "dim": 16},
         "recformer": {"finetune_epochs": 1, "max_tokens": 48, "max_train": 20},
     },
-    "experiments": {"prompts": 8, "users": 6, "shares": [0.5], "systems": ["core", "recformer_queries"]},
+    "experiments": {"prompts": 8, "users": 6, "shares": [0.5]},
     "spark": {"master": "local[2]", "driver_memory": "1g", "shuffle_partitions": 2},
 }
 

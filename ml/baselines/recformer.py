@@ -6,8 +6,10 @@ it under the evaluation's protocol, so that ranking, ties and blocks stay there.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from ml.baselines.recformer_text import RecformerText
     from ml.baselines.recformer_training import HeldOut
     from ml.tracked_run import TrackedRun
+
+FORMAT = "hemline-recformer-1"
 
 
 class RowScorer(Protocol):
@@ -102,6 +106,40 @@ class Recformer:
         scores = encode(self._network, self._text, histories) @ self.item_vectors.T
         scores[[n for n, history in enumerate(histories) if not len(history)]] = -np.inf
         return scores
+
+    def save(self, folder: Path) -> None:
+        """Write `recformer.safetensors` (the weights), `vectors.safetensors` and `recformer.json` into `folder`."""
+        from safetensors.numpy import save_file as save_arrays
+        from safetensors.torch import save_file
+
+        check_fitted(self.name, self.items if self.item_vectors is not None else [])
+        assert self._network is not None and self.item_vectors is not None
+        # Clones: an encoder may tie two of its tables, and the format refuses tensors that share memory.
+        weights = {key: value.detach().cpu().clone() for key, value in self._network.state_dict().items()}
+        save_file(weights, folder / "recformer.safetensors")
+        save_arrays({"items": self.item_vectors}, folder / "vectors.safetensors")
+        description = {"format": FORMAT, "with_queries": self.with_queries, "items": self.items}
+        (folder / "recformer.json").write_text(json.dumps(description), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, settings: RecformerSettings, catalog: pa.Table) -> Recformer:
+        """Read what `save` wrote; settings and catalogue are those it was fitted with.
+
+        Raises BadInputError for anything else, a catalogue of other items too.
+        """
+        from safetensors.numpy import load_file
+
+        from ml.retrieval.files import load_weights, read_description
+
+        description = read_description(folder, "recformer.json", FORMAT)
+        system = cls(settings, catalog, description["with_queries"])
+        if system.items != description["items"]:
+            raise BadInputError(f"{folder}: this Recformer was fitted on a catalogue of other items; fit it again")
+        network, system._text = system._untrained()
+        load_weights(network, folder / "recformer.safetensors")
+        system._network = network.eval()
+        system.item_vectors = load_file(folder / "vectors.safetensors")["items"]
+        return system
 
     def _untrained(self) -> tuple[RecformerNetwork, RecformerText]:
         import torch

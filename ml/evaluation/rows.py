@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -29,11 +29,17 @@ def evaluate_ranks(ranks: Ranks, settings: EvaluationSettings) -> list[dict[str,
 
 
 def evaluation_rows(
-    system: str, split: str, actions: str, candidates: str, ranks: Ranks, run_id: str, settings: EvaluationSettings
+    system: str,
+    split: str,
+    actions: str,
+    candidates: str,
+    ranks: Ranks,
+    made: Mapping[str, object],
+    settings: EvaluationSettings,
 ) -> pa.Table:
-    """Return one system's metrics in the schema of `evaluation_metrics`."""
-    names = {"system": system, "split": split, "actions": actions, "candidates": candidates, "run_id": run_id}
-    rows = [{**names, **row} for row in evaluate_ranks(ranks, settings)]
+    """Return one system's metrics in the schema of `evaluation_metrics`; `made` are the columns of `ml.origins`."""
+    names = {"system": system, "split": split, "actions": actions, "candidates": candidates}
+    rows = [{**names, **made, **row} for row in evaluate_ranks(ranks, settings)]
     return pa.Table.from_pylist(rows, schema=TABLES["evaluation_metrics"].schema)
 
 

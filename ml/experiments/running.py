@@ -1,4 +1,4 @@
-"""One experiment: fits what differs, asks the fixed test examples, ranks, and compares with `base`."""
+"""One experiment: fits what differs, asks the fixed test examples, ranks, and compares with another experiment."""
 
 from __future__ import annotations
 
@@ -13,9 +13,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.errors import HemlineError
-from ml.evaluation import CoreSystem, ItemExamples, compare, evaluate_ranks, item_examples, rank_targets
-from ml.experiments.catalogue import BASE, Experiment, source_category
+from ml.evaluation import (
+    CoreSystem,
+    ItemExamples,
+    System,
+    compare,
+    evaluate_ranks,
+    item_examples,
+    rank_targets,
+    references,
+)
+from ml.experiments.catalogue import Experiment, other_systems, source_category
+from ml.experiments.fingerprint import settings_read, tables_read
 from ml.files import make_folder
+from ml.origins import origin
 from ml.prompts import sample_examples
 from ml.recommend.examples import part_of, read_examples
 from ml.recommend.fitting import TitleVectors
@@ -28,7 +39,7 @@ from ml.tables import TABLES
 from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
-    from ml.retrieval import Core
+    from ml.baselines.recformer import Recformer
     from ml.tracked_run import TrackedRun
 
 OURS = "ours_mixup"
@@ -39,19 +50,22 @@ def run_experiment(
 ) -> dict[str, pa.Table]:
     """Return the rows of `experiment_metrics` and `experiment_ranks`.
 
-    `labels` are the columns that say what they were made from. Raises HemlineError where `base` is not published yet
-    and the experiment is not `base`: its differences are against it.
+    `labels` are the columns that say which run made them. Raises HemlineError where the experiment its differences are
+    from is not published yet.
     """
-    ranks = _Work(settings, warehouse, experiment, run).ranks()
+    base = _ranks_of(warehouse, experiment.against) if experiment.against else {}
+    work = _Work(settings, warehouse, experiment, run)
+    contents = tables_read(settings, warehouse, experiment)
+    made = origin(work.asked, contents, settings_read(settings, experiment), settings.experiments.seed)
+    ranks = work.ranks()
     rows = [
         {"system": system, "example_id": example, "rank": None if np.isnan(rank) else int(rank)}
         for system, own in ranks.items()
         for example, rank in own.items()
     ]
-    base = _base_ranks(warehouse) if experiment.kind != "zero_shot" and experiment.name != BASE else {}
     metrics = []
     for system, own in ranks.items():
-        names = {"kind": experiment.kind, "question": experiment.question, "system": system, **labels}
+        names = {"kind": experiment.kind, "question": experiment.question, "system": system, **labels, **made}
         against = [base[system][example] for example in own] if system in base else None
         leads = compare(list(own.values()), against, settings.evaluation) if against else {}
         for row in evaluate_ranks(list(own.values()), settings.evaluation):
@@ -65,14 +79,14 @@ def run_experiment(
     }
 
 
-def _base_ranks(warehouse: Warehouse) -> dict[str, dict[str, int | None]]:
-    rows = warehouse.read("experiment_ranks", experiment=BASE).to_pylist()
+def _ranks_of(warehouse: Warehouse, name: str) -> dict[str, dict[str, int | None]]:
+    rows = warehouse.read("experiment_ranks", experiment=name).to_pylist()
     if not rows:
-        raise HemlineError(f"the experiment {BASE!r} comes first: the others are compared with it")
-    base: dict[str, dict[str, int | None]] = {}
+        raise HemlineError(f"the experiment {name!r} comes first: others are compared with it")
+    ranks: dict[str, dict[str, int | None]] = {}
     for row in rows:
-        base.setdefault(row["system"], {})[row["example_id"]] = row["rank"]
-    return base
+        ranks.setdefault(row["system"], {})[row["example_id"]] = row["rank"]
+    return ranks
 
 
 class _Work:
@@ -90,38 +104,70 @@ class _Work:
         self.category = experiment.category or self.source
         self.folder = settings.work_folder / "experiments"
         self.examples = read_examples(warehouse, [self.source])
-        test = read_examples(warehouse, [self.category])
-        self.test = sample_examples(test, "temporal", ["test"], own.users, own.seed)
+        self.asked = read_examples(warehouse, [self.category])
+        self.test = sample_examples(self.asked, "temporal", ["test"], own.users, own.seed)
         self.items = category_items(warehouse, self.category)
 
     def ranks(self) -> dict[str, dict[str, float]]:
         """Return the rank of every test example's target among the category's catalogue, by system and example."""
         shown = item_examples(self.test)
         core = self._core()
-        assert core.core is not None
-        ranks = {OURS: self._own(shown, core.core)}
-        wanted = self.settings.experiments.systems
-        if "core" in wanted and not self.experiment.category:
-            ranks["core"] = rank_targets(core, shown, self.items["item_id"].to_pylist())
-        if "recformer_queries" in wanted and (self.experiment.name == BASE or self.experiment.kind != "ablation"):
-            ranks["recformer_queries"] = self._recformer()
+        ranks = {OURS: self._own(shown, core)}
+        for name in other_systems(self.settings, self.experiment):
+            ranks[name] = self._other(name, shown, core)
         return {system: dict(zip(shown.example_ids, own, strict=True)) for system, own in ranks.items()}
 
-    def _recformer(self) -> np.ndarray:
-        """Return Recformer's ranks, fitted on the share of the source's training part alone.
+    def _other(self, name: str, shown: ItemExamples, core: CoreSystem) -> np.ndarray:
+        """Return another system's ranks of the test examples; NaN, which counts as 0, where it had nothing to learn."""
+        from ml.baselines.recformer import RowSystem
+        from ml.retrieval import NothingToTrain
 
-        It reads text: the items of another category are encoded by weights that never saw one.
+        listed = self.items["item_id"].to_pylist()
+        try:
+            if name.startswith("recformer"):
+                rows = RowSystem(self._recformer(name), self.test)
+                return rank_targets(rows, rows.examples, listed)
+            return rank_targets(core if name == "core" else self._item_system(name), shown, listed)
+        except NothingToTrain as error:
+            self.run.text(str(error), f"{name}_not_fitted.txt")
+            return np.full(len(shown), np.nan)
+
+    def _item_system(self, name: str) -> System:
+        """Return a system that knows items by their ids, fitted on the share of the asked category's training part."""
+        from ml.baselines import baseline
+        from ml.retrieval import NothingToTrain
+        from ml.sequences import item_sequences
+
+        train = item_sequences(self._share(self.asked), "temporal", "train")
+        if not train.sequences:
+            raise NothingToTrain(f"{name}: {self.category} has no training step")
+        counting = {system.name: system for system in references(self.settings.item_embeddings)}
+        system = counting.get(name) or baseline(name, self.settings.evaluation.baselines)
+        held_out = part_of(self.asked, "temporal", "validation")
+        system.fit(train, item_sequences(held_out, "temporal", "train_validation", train.items))
+        return system
+
+    def _recformer(self, name: str) -> Recformer:
+        """Return Recformer, fitted on the share of the source's training part alone.
+
+        It reads text: the items of other categories are encoded by weights that never saw one of their purchases. So
+        one fit, with the whole shop's catalogue, serves every category it is asked about.
         """
-        from ml.baselines.recformer import Recformer, RowSystem
+        from ml.baselines.recformer import Recformer
 
-        listed = [category_items(self.warehouse, name) for name in sorted({self.source, self.category})]
-        recformer = Recformer(self.settings.evaluation.recformer, pa.concat_tables(listed), True, self.run)
+        settings = self.settings.evaluation.recformer
+        catalog = pa.concat_tables(category_items(self.warehouse, each) for each in self.settings.categories)
+        folder = self.folder / name / self._key(settings, self.warehouse.content("catalog"))
+        if folder.exists():
+            return Recformer.load(folder, settings, catalog)
+        recformer = Recformer(settings, catalog, name == "recformer_queries", self.run)
         validation = part_of(self.examples, "temporal", "validation").filter(pc.field("eligible"))
         recformer.fit_examples(self._share(self.examples), "temporal", validation)
-        rows = RowSystem(recformer, self.test)
-        return rank_targets(rows, rows.examples, self.items["item_id"].to_pylist())
+        make_folder(folder, recformer.save)
+        return recformer
 
-    def _own(self, shown: ItemExamples, core: Core) -> np.ndarray:
+    def _own(self, shown: ItemExamples, core: CoreSystem) -> np.ndarray:
+        assert core.core is not None
         adapter, label = self._adapter()
         answers = answers_of(
             self.settings, self.warehouse, adapter, label, self.category, self.test, "all", self.folder / "answers"
@@ -130,7 +176,7 @@ class _Work:
         listed = self.items["item_id"].to_pylist()
         vectors = encoded_titles(titles, self.items["title"].to_pylist())
         n = {"both": self.settings.recommendations.mixup_n, "title": 0, "id": len(listed)}[self.experiment.lists]
-        return rank_answers(answers, shown, core, titles, listed, vectors, n)
+        return rank_answers(answers, shown, core.core, titles, listed, vectors, n)
 
     def _adapter(self) -> tuple[Path, str]:
         """Return the adapter of these prompts, fitted unless another experiment has fitted the same, and its name."""
@@ -195,10 +241,10 @@ class _Work:
         ]
         return rows.filter(pa.array(kept, pa.bool_()))
 
-    def _key(self, section: Section) -> str:
-        """Return a name of what a retrieval model is fitted on, and how."""
+    def _key(self, section: Section, *more: Any) -> str:
+        """Return a name of what a model is fitted on, and how."""
         what: list[Any] = [
             self.warehouse.content("training_sequences", category=self.source), self.experiment.share,
-            self.settings.experiments.seed, section.model_dump(mode="json"),
+            self.settings.experiments.seed, section.model_dump(mode="json"), *more,
         ]  # fmt: skip
         return hashlib.blake2b(json.dumps(what).encode(), digest_size=8).hexdigest()

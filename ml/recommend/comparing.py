@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from ml.evaluation import breakdown_rows, difference_rows, evaluation_rows, rank_rows, references
 from ml.evaluation.differences import OURS
+from ml.origins import origin
 from ml.recommend.contenders import Ours, Ranked, rank_further, rank_reference
 from ml.recommend.finished import Finished
 from ml.recommend.serving import require_champion
@@ -101,8 +102,9 @@ class CategoryComparison:
         )
         self.parts["evaluation_ranks"].append(ranks)
         self.parts["evaluation_breakdowns"].append(breakdown_rows(ranks, view.groups, evaluation))
+        made = self._origin(result.system)
         for candidates, own in result.ranks.items():
-            metrics = evaluation_rows(*names, candidates, own, self.run.run_id, evaluation)
+            metrics = evaluation_rows(*names, candidates, own, made, evaluation)
             self.parts["evaluation_metrics"].append(metrics)
             for row in metrics.to_pylist():
                 self.run.metric(f"{view.name}/{candidates}/{result.system}/{row['metric']}", row["value"])
@@ -116,6 +118,15 @@ class CategoryComparison:
                 for rank, item in enumerate(items, 1)
             ],
         )
+
+    def _origin(self, system: str) -> dict[str, object]:
+        """Return where a system's rows come from, with the settings of the intervals and the adapter of ours."""
+        read: dict[str, object] = {**self.finished.settings_of(OURS if system.startswith(OURS) else system)}
+        read["intervals"] = {name: getattr(self.settings.evaluation, name) for name in ("resamples", "confidence")}
+        if system.startswith(OURS):
+            read["adapter"] = self.finished.ours
+        made = origin(self.data.examples, self.finished.data, read, self.settings.evaluation.seed)
+        return {**made, "run_id": self.run.run_id}
 
     def _compare_with_ours(self, view: View) -> None:
         ranks = pa.concat_tables(self.parts["evaluation_ranks"])

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow.compute as pc
 
 from ml.errors import BadInputError
-from ml.evaluation import ItemExamples, System, best_items, compare, rank_targets, references
+from ml.evaluation import ItemExamples, System, best_items, compare, item_examples, rank_targets, references
 from ml.measure import Cost, timed
 from ml.recommend.fitting import TitleVectors, fit_title_encoder, load_title_vectors
 from ml.recommend.fusing import build_sources, encoded_titles, examples_asked, fit_next_item, questions
-from ml.recommend.ours import answer_examples, rank_answers
+from ml.recommend.ours import answer_examples, list_answers, rank_answers
 from ml.recommend.views import View
 
 if TYPE_CHECKING:
@@ -112,8 +112,13 @@ class Ours:
                 )
                 for name, available in self.data.candidates()
             }  # fmt: skip
+        read = self.view.test.filter(pc.field("example_id").isin(sorted(self.view.read_by_people)))
+        lists = list_answers(
+            answers, item_examples(read), self.fitted["core"].core, self.titles, self.data.items, self.vectors,
+            self.settings.recommendations.mixup_n, self.settings.evaluation.k,
+        )  # fmt: skip
         peak = max(answering.peak_mib, ranking.peak_mib)
-        return Ranked(name, ranks, {}, 0.0, answering.seconds + ranking.seconds, peak)
+        return Ranked(name, ranks, lists, 0.0, answering.seconds + ranking.seconds, peak)
 
     def _fused(self) -> Ranked | None:
         """Return the fusion's ranks; None where validation has too few examples to fit the ranker on."""

@@ -55,12 +55,12 @@ class Finished:
         write_json(self._path(view, system), plain)
 
     def _path(self, view: str, system: str) -> Path:
-        made_from = [self._settings_of(system), self.data, code_fingerprint(), self.ours if system == "ours" else []]
+        made_from = [self.settings_of(system), self.data, code_fingerprint(), self.ours if system == "ours" else []]
         key = hashlib.blake2b(json.dumps(made_from, sort_keys=True).encode(), digest_size=12).hexdigest()
         return self.folder / view / f"{system}-{key}.json"
 
-    def _settings_of(self, system: str) -> dict[str, dict[str, object]]:
-        """Return the settings a system's result depends on."""
+    def settings_of(self, system: str) -> dict[str, dict[str, object]]:
+        """Return the settings a system's ranks depend on."""
         dump = self.settings.model_dump(mode="json")
         own = {name: {k: v for k, v in dump[name].items() if k not in _NOT_READ} for name in _READ_BY_ALL}
         if system == "ours":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -97,6 +97,51 @@ def rank_answers(
     from ml.retrieval import mixup_rank
 
     row_of = {item: row for row, item in enumerate(items)}
+    ranks = np.full(len(examples), np.nan)
+    scored = _scored(answers, examples, core, titles, items, title_vectors, available)
+    for i, (chosen, by_id, by_title) in enumerate(scored):
+        row = row_of.get(examples.targets[i], -1)
+        target_row = int(np.searchsorted(chosen, row))
+        if target_row < len(chosen) and chosen[target_row] == row:
+            ranks[i] = mixup_rank(target_row, by_id, by_title, n)
+    return ranks
+
+
+def list_answers(
+    answers: Mapping[str, Generated],
+    examples: ItemExamples,
+    core: Core,
+    titles: TitleVectors,
+    items: Sequence[str],
+    title_vectors: np.ndarray,
+    n: int,
+    k: int,
+) -> dict[str, list[str]]:
+    """Return, by example_id, the first `k` items of the mixup that `rank_answers` ranks; ties in the items' order."""
+    from ml.retrieval import mixup
+
+    lists = {}
+    scored = _scored(answers, examples, core, titles, items, title_vectors, None)
+    for example, (_, by_id, by_title) in zip(examples.example_ids, scored, strict=True):
+        known = int((by_id > -np.inf).sum())
+        ids = np.argsort(-by_id, kind="stable")[: min(known, n + k)]
+        ordered = np.argsort(-by_title, kind="stable")[: n + k]
+        named, titled = ([items[int(i)] for i in rows] for rows in (ids, ordered))
+        lists[example] = [item for item, _ in mixup(named, titled, n, k)]
+    return lists
+
+
+def _scored(
+    answers: Mapping[str, Generated],
+    examples: ItemExamples,
+    core: Core,
+    titles: TitleVectors,
+    items: Sequence[str],
+    title_vectors: np.ndarray,
+    available: Callable[[str], Collection[str]] | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield for each example the row numbers of its candidates, and their scores in the id and in the title list."""
+    row_of = {item: row for row, item in enumerate(items)}
     core_row = {item: row for row, item in enumerate(core.items)}
     known = np.array([core_row.get(item, -1) for item in items])
     own = [answers[example] for example in examples.example_ids]
@@ -112,13 +157,8 @@ def rank_answers(
             return np.arange(len(items))
         return np.array(sorted(row_of[item] for item in available(day) if item in row_of), np.int64)
 
-    ranks = np.full(len(named), np.nan)
-    for i, (item, target, day) in enumerate(zip(named, examples.targets, examples.days, strict=True)):
+    for i, (item, day) in enumerate(zip(named, examples.days, strict=True)):
         chosen = rows_on(day)
-        row = row_of.get(target, -1)
-        target_row = int(np.searchsorted(chosen, row))
-        if target_row == len(chosen) or chosen[target_row] != row:
-            continue
         by_title = title_vectors[chosen] @ _query(own[i].title, queries[i], item, row_of, title_vectors)
         by_id = np.full(len(chosen), -np.inf)
         if item in core_row:
@@ -126,8 +166,7 @@ def rank_answers(
             by_id[has] = core.item_embeddings[known[chosen][has]] @ core.item_embeddings[core_row[item]]
         if item in row_of:
             by_id[chosen == row_of[item]] = np.inf  # the named item itself is nearest to itself
-        ranks[i] = mixup_rank(target_row, by_id, by_title, n)
-    return ranks
+        yield chosen, by_id, by_title
 
 
 def _query(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ml.report.names import in_order, metric_name, system_name
+from ml.report.names import SYSTEMS, in_order, metric_name, system_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 _OURS, _OTHERS = "C3", "C0"
 METRICS = ("recall", "ndcg", "mrr")
+_COLD = ("in training", "not in training", "in no sequence")
 
 
 def systems_figure(rows: Sequence[Row]) -> Figure:
@@ -41,29 +42,31 @@ def differences_figure(rows: Sequence[Row]) -> Figure:
         panel.axvline(0, color="0.4", linewidth=1)
         for place, name in enumerate(names):
             if name in own:
-                _interval(panel, own[name], place, "C2" if own[name]["low"] > 0 else "0.5")
+                _interval(panel, own[name], place, _lead_color(own[name]))
         panel.set_title(f"lead in {metric_name(metric, next((r['k'] for r in own.values()), 0))}", fontsize="medium")
     _label(panels[0], [system_name(name, {"ours", *names}) for name in names])
     return figure
 
 
 def breakdown_figure(rows: Sequence[Row], metric: str = "ndcg") -> Figure:
-    """Return one metric of every system by group of one breakdown of one view, a line per system."""
+    """Return one metric of every system by group of one breakdown of one view, each with its interval."""
     present = {row["system"] for row in rows}
     groups = list(dict.fromkeys(row["group"] for row in sorted(rows, key=_group_order)))
     sizes = {row["group"]: row["examples"] for row in rows}
-    figure, (panel,) = _panels(1, 8)
+    figure, (panel,) = _panels(1, 10)
     for place, name in enumerate(in_order(present)):
         own = {r["group"]: r for r in rows if r["system"] == name and r["metric"] == metric}
-        shown = [(i, own[group]["value"]) for i, group in enumerate(groups) if group in own]
-        wide, color = name.startswith("ours"), f"C{place % 10}"
-        panel.plot(*zip(*shown, strict=True), ".-", color=color, linewidth=2.2 if wide else 1, label=name)
-    panel.set_xticks(range(len(groups)), [f"{group}\n{sizes[group]:,} examples" for group in groups], fontsize="small")
+        shift = 0.7 * ((place + 0.5) / len(present) - 0.5)
+        for i, row in ((i, own[group]) for i, group in enumerate(groups) if group in own):
+            x, color = i + shift, _line_color(name)
+            ends = [row["value"] if row[end] is None else row[end] for end in ("low", "high")]
+            panel.plot([x, x], ends, color=color, linewidth=3 if name.startswith("ours") else 1.5)
+            label = system_name(name, present) if row is next(iter(own.values())) else None
+            panel.plot([x], [row["value"]], "o", color=color, label=label)
+    panel.set_xticks(range(len(groups)), [f"{group}\n{sizes[group]:,} purchases" for group in groups], fontsize="small")
     panel.set_ylabel(metric_name(metric, next((row["k"] for row in rows), 0)))
     panel.set_ylim(bottom=0)
-    handles, _ = panel.get_legend_handles_labels()
-    labels = [system_name(name, present) for name in in_order(present)]
-    figure.legend(handles, labels, loc="outside right upper", fontsize="small", frameon=False)
+    figure.legend(loc="outside right upper", fontsize="small", frameon=False)
     return figure
 
 
@@ -80,7 +83,10 @@ def cost_figure(costs: Sequence[Row], metrics: Sequence[Row], metric: str = "ndc
                 system_name(row["system"], present), (x, y), (4, 3), textcoords="offset points", fontsize="small"
             )
     panel.set_xscale("log")
-    panel.set_xlabel("seconds to fit and to rank the test examples")
+    panel.xaxis.set_major_formatter("{x:,g}")
+    panel.xaxis.set_minor_formatter("{x:,g}")
+    panel.tick_params(axis="x", which="both", labelsize="small")
+    panel.set_xlabel("seconds to fit and to rank the test purchases")
     panel.set_ylabel(metric_name(metric, next((row["k"] for row in metrics), 0)))
     panel.margins(x=0.25)
     return figure
@@ -106,19 +112,21 @@ def share_figure(rows: Sequence[Row], metric: str = "ndcg") -> Figure:
     """Return one metric by the share of the training sample, a line with its interval per system."""
     present = {row["system"] for row in rows}
     figure, (panel,) = _panels(1, 8)
-    for place, name in enumerate(in_order(present)):
+    for name in in_order(present):
         own = sorted((r for r in rows if r["system"] == name and r["metric"] == metric), key=lambda r: r["share"])
         shares = [row["share"] for row in own]
-        panel.plot(shares, [row["value"] for row in own], ".-", color=f"C{place}", label=system_name(name, present))
+        panel.plot(
+            shares, [row["value"] for row in own], ".-", color=_line_color(name), label=system_name(name, present)
+        )
         panel.fill_between(
-            shares, [row["low"] for row in own], [row["high"] for row in own], color=f"C{place}", alpha=0.15
+            shares, [row["low"] for row in own], [row["high"] for row in own], color=_line_color(name), alpha=0.15
         )
     shares = sorted({row["share"] for row in rows})
     panel.set_xticks(shares, [f"{share:.0%}" for share in shares])
     panel.set_xlabel("share of the training sample")
     panel.set_ylabel(metric_name(metric, next((row["k"] for row in rows), 0)))
     panel.set_ylim(bottom=0)
-    panel.legend(fontsize="small", frameon=False)
+    figure.legend(loc="outside right upper", fontsize="small", frameon=False)
     return figure
 
 
@@ -128,10 +136,13 @@ def _plain(text: str) -> str:
 
 
 def _group_order(row: Row) -> tuple[int, str]:
-    """Histories by length; the other groups as they are named."""
-    words = row["group"].split()
+    """Histories by length, cold start from the largest group to the smallest, the others as they are named."""
+    group = row["group"]
+    if group in _COLD:
+        return (_COLD.index(group), group)
+    words = group.split()
     number = next((int(word) for word in words if word.isdigit()), 0)
-    return (0 if words[0] == "under" else number, row["group"])
+    return (0 if words[0] == "under" else number, group)
 
 
 def _panels(count: int, rows: int) -> tuple[Figure, Sequence[Axes]]:
@@ -155,6 +166,19 @@ def _interval(panel: Axes, row: Row, place: int, color: str) -> None:
 def _label(panel: Axes, names: Sequence[str]) -> None:
     panel.set_yticks(range(len(names)), names)
     panel.invert_yaxis()
+
+
+def _line_color(system: str) -> Any:
+    """A colour of its own for every known system; ours is red."""
+    from matplotlib import colormaps
+
+    place = 2 * (list(SYSTEMS).index(system) if system in SYSTEMS else len(SYSTEMS))
+    return colormaps["tab20"]((place + 6) % 20 + place // 20)
+
+
+def _lead_color(row: Row) -> str:
+    """Green where the whole interval is above zero, orange where it is below, grey where nothing can be told."""
+    return "C2" if row["low"] > 0 else "C1" if row["high"] < 0 else "0.5"
 
 
 def _color(system: str) -> str:

@@ -17,6 +17,18 @@ SYSTEMS = {
     "popularity": "popularity",
 }
 """In the order of tables and figures."""
+ABOUT = {
+    "ours (fusion)": "candidates of the language model, the query memory, CORE, SASRec, titles, item-kNN and Markov, "
+    "ordered by a small ranker that is fitted on validation purchases",
+    "ours (the paper's mixup)": "the language model names an item and writes a title; the first N places are filled by "
+    "item vectors around that item, the others by vectors of titles around that title",
+    "Recformer": "a text encoder that reads the history as its items' attributes; with queries, the searches too",
+    "CORE, SASRec, BERT4Rec, NextItNet, GRU4Rec": "neural networks that read the history as item ids",
+    "item-kNN": "items that the same customers touched, weighted by how recent",
+    "Markov": "what most often followed the newest item",
+    "popularity": "the same list for everybody: most touched in the last seven days of training",
+}
+"""What each system is, in words."""
 SPLITS = {"temporal": "temporal split", "nightly": "the night before", "leave_one_out": "leave-one-out"}
 ACTIONS = {"all": "whole log", "purchases_only": "purchases only"}
 

@@ -281,3 +281,19 @@ def test_what_cannot_be_trained_is_said(encoder):
     broken = Recformer(quick(encoder, learning_rate=1e30, pretrain_epochs=3), catalog_of(ITEMS), False)
     with pytest.raises(HemlineError, match=r"lower the learning rate"):
         broken.fit_examples(rows_of(*loyal_customers(80)), "temporal")
+
+
+def test_a_saved_model_scores_as_it_did_and_another_catalogue_is_refused(encoder, tmp_path):
+    settings = quick(encoder, finetune_epochs=1)
+    system = Recformer(settings, catalog_of(ITEMS), with_queries=True)
+    with pytest.raises(BadInputError, match="recformer_queries has no items to score"):
+        system.save(tmp_path)
+    system.fit_examples(rows_of(*loyal_customers(16)), "temporal")
+    system.save(tmp_path)
+    loaded = Recformer.load(tmp_path, settings, catalog_of(ITEMS))
+    tests = rows_of(*loyal_customers(6, seed=1), split="test")
+    assert loaded.name == "recformer_queries"
+    np.testing.assert_array_equal(loaded.scores_examples(tests), system.scores_examples(tests))
+    fewer = dict(list(ITEMS.items())[1:])
+    with pytest.raises(BadInputError, match="a catalogue of other items"):
+        Recformer.load(tmp_path, settings, catalog_of(fewer))

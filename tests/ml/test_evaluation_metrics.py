@@ -113,7 +113,8 @@ def test_compare_gives_the_lead_per_metric():
 
 
 def test_rows_have_the_tables_schema():
-    rows = evaluation_rows("ours", "temporal", "all", "catalogue", [1, 20, None], "run", SETTINGS)
+    made = {"data": "d", "settings": "{}", "seed": 0, "code_version": "v", "run_id": "run"}
+    rows = evaluation_rows("ours", "temporal", "all", "catalogue", [1, 20, None], made, SETTINGS)
     assert rows.schema.equals(TABLES["evaluation_metrics"].schema)
     by_metric = {row["metric"]: row for row in rows.to_pylist()}
     assert by_metric["recall"]["value"] == pytest.approx(1 / 3)
@@ -130,7 +131,7 @@ def test_figure_shows_every_system_and_slice(tmp_path):
     import pyarrow as pa
 
     parts = [
-        evaluation_rows(system, "temporal", "all", candidates, ranks, "run", SETTINGS)
+        evaluation_rows(system, "temporal", "all", candidates, ranks, {}, SETTINGS)
         for system, ranks in (("markov", [2, 30, 4]), ("ours", [1, 3, 40]))
         for candidates in ("catalogue", "available")
     ]

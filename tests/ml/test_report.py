@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, date, datetime, timedelta
+from html import unescape
 
 import pyarrow as pa
 import pytest
@@ -9,13 +10,16 @@ import pytest
 from ml.errors import BadInputError
 from ml.evaluation import breakdown_rows, difference_rows, evaluation_rows, rank_rows
 from ml.report import write_report
+from ml.report.category import as_named, claim
 from ml.report.figures import METRICS
-from ml.settings import Settings
+from ml.report.orders import side_by_side
+from ml.settings import EvaluationSettings, Settings
 from ml.tables import TABLES
 from ml.warehouse import Warehouse
 
 EVIL = "<script>alert('x')</script> & {{ 7 * 7 }}"
 DAY = "2026-01-02"
+MADE = {"data": "2026-01-02 x", "settings": "{}", "seed": 0, "code_version": "1", "run_id": "run"}
 RANKS = {"ours": [1, 2, 3, 1], "ours_mixup": [2, 4, 9, 30], "sasrec": [5, 20, 30, 40], "new_system": [1, 1, None, 50]}
 
 
@@ -38,7 +42,7 @@ def evaluated(settings):
         for system, own in RANKS.items() for view in views for candidates in ("catalogue", "available")
     )  # fmt: skip
     metrics = [
-        evaluation_rows(system, *view, "catalogue", own, "run", settings.evaluation)
+        evaluation_rows(system, *view, "catalogue", own, MADE, settings.evaluation)
         for system, own in RANKS.items() for view in views
     ]  # fmt: skip
     groups = {("history", "3 to 5 steps"): {"e0", "e1"}, ("history", "21 steps and more"): {"e2", "e3"}}
@@ -80,11 +84,8 @@ def test_the_page_holds_every_view_and_needs_nothing_else(settings, evaluated, t
     for view in ("temporal split, whole log", "leave-one-out, purchases only"):
         assert f"Hats &amp; $caps: {view}" in text
     for system in ("ours (fusion)", "ours (the paper&#39;s mixup)", "SASRec", "new_system"):
-        assert text.count(f"<td>{system}</td>") == 2, system
-    for system, views in {"gru4rec": 2, "recformer": 2, "recformer_queries": 1, "sasrec": 0}.items():
-        assert text.count(f"more_systems: [{system}]") == views, "a system that was not run says how to run it"
+        assert text.count(f"<td>{system}</td>") == 2 + 2 + 1, "the views, the main tables, side by side"
     assert "Nothing: " not in text, "a category without examples has no section"
-    assert 'hemline experiments "zero_shot_Nothing"' in text, "what is missing says how to make it"
     assert not re.search(r'(src|href)="(?!data:image/png;base64,|#)', text), "no other file, no other host"
     pictures = sorted(path.name for path in page.parent.glob("*.png"))
     assert pictures == sorted(
@@ -110,23 +111,80 @@ def test_a_hit_is_marked_and_lists_are_in_order(settings, evaluated, tmp_path):
     assert text.index('<li class="hit">') < text.index("<li>Blue hat</li>")
 
 
-def test_a_lead_is_claimed_only_where_its_interval_is_above_zero(settings, evaluated, tmp_path):
+def test_what_has_no_number_has_a_row_with_the_command_that_makes_it(settings, evaluated, tmp_path):
+    text = unescape(write_report(settings, evaluated, tmp_path).read_text())
+    assert "hemline experiments zero_shot_Nothing" in text
+    assert "hemline evaluate --category Nothing --report" in text, "a category that was not evaluated"
+    command = "hemline evaluate --category 'Hats & $caps' --report"
+    assert f"HEMLINE_EVALUATION__MORE_SYSTEMS='[gru4rec, sasrec]' {command}" in text, "what is there stays"
+    assert text.count("'[sasrec, recformer]'") == 2 and text.count("'[sasrec, recformer_queries]'") == 1
+    assert text.count("the same as Recformer here: purchases alone hold no search") == 1
+    assert text.count(f"<code>{command}</code>") == 4, "the views that the settings have, and nobody finished"
+
+
+@pytest.mark.parametrize(
+    ("examples", "low", "words"),
+    [
+        (250, 0.01, "In Recall@10 ours leads SASRec, the strongest other, by 0.100 [0.010, 0.200] (ours +50%)."),
+        (250, -0.01, "In Recall@10 no claim against SASRec, the strongest other: the difference"),
+        (249, 0.01, "No claim: fewer than 250 purchases. What these gave: in Recall@10 ours leads SASRec"),
+    ],
+)
+def test_a_lead_is_claimed_of_enough_purchases_and_an_interval_above_zero(examples, low, words):
+    metrics = [
+        {"system": system, "metric": "recall", "k": 10, "value": value, "examples": examples}
+        for system, value in {"ours": 0.3, "ours_mixup": 0.9, "sasrec": 0.2, "markov": 0.1}.items()
+    ]
+    lead = {"system": "sasrec", "metric": "recall", "k": 10, "value": 0.1, "low": low, "high": 0.2, "ratio": 0.5}
+    assert claim(metrics, [lead]).startswith(words)
+    beaten = {**lead, "value": -0.1, "low": -0.2, "high": -0.05, "ratio": -0.3}
+    assert "SASRec leads ours by 0.100 [0.050, 0.200] (ours -30%)" in claim(metrics, [beaten])
+
+
+def test_ours_is_called_the_mixup_where_no_ranker_could_be_fitted():
+    views = [("ours", "temporal"), ("ours_mixup", "temporal"), ("ours", "nightly"), ("core", "nightly")]
+    found = [{"system": system, "split": split, "actions": "all"} for system, split in views]
+    named = [(row["system"], row["split"]) for row in as_named(Settings(), found)]
+    assert named == [*views[:2], ("ours_mixup", "nightly"), views[3]]
+    alone = Settings(evaluation=EvaluationSettings(mixup=False))
+    assert as_named(alone, found) == found, "fusion alone was asked for"
+
+
+def test_systems_stand_side_by_side_and_a_changed_order_is_named():
+    def row(system, split, value, actions="all"):
+        return {"system": system, "split": split, "actions": actions, "metric": "ndcg", "k": 10, "value": value}
+
+    temporal = [row("ours", "temporal", 0.3), row("sasrec", "temporal", 0.2), row("markov", "temporal", 0.1)]
+    night = [row("ours", "nightly", 0.2), row("sasrec", "nightly", 0.1), row("markov", "nightly", 0.15)]
+    last = [row(r["system"], "leave_one_out", r["value"]) for r in temporal]
+    published = {"metric": "ndcg", "value": 0.12, "low": 0.1, "high": 0.14, "customers": 9, "buyers": 20}
+    shown = side_by_side([*last, *temporal, *night], [published])
+    assert shown["heads"] == ["temporal split, whole log", "the night before, whole log", "leave-one-out, whole log"]
+    places = {s["name"]: [cell["place"] for cell in s["cells"]] for s in shown["systems"]}
+    assert places == {"ours": [1, 1, 1], "SASRec": [2, 3, 2], "Markov": [3, 2, 3]}
+    assert [s["published"] for s in shown["systems"]] == [published, None, None], "only ours is published"
+    changed, same = shown["sentences"]
+    assert changed.endswith("the order changes, 1 of 3 pairs of systems turn round (SASRec and Markov).")
+    assert same.endswith("leave-one-out beside temporal split: the order of the 3 systems does not change.")
+    assert side_by_side(temporal, []) is None, "nothing to compare with"
+
+
+def test_a_published_night_stands_beside_the_splits(settings, evaluated, tmp_path):
+    common = {"category": settings.categories[0], "source": "all", "low": 0.1, "high": 0.3, "buyers": 4321}
+    nights = [{**common, "metric": metric, "value": 0.217, "customers": 1234} for metric in METRICS]
+    evaluated.publish("realised", rows("realised", *nights), date=DAY)
     text = write_report(settings, evaluated, tmp_path).read_text()
-    claim = re.search(r"4 purchases\. (.*)</p>", text).group(1)
-    assert claim.startswith("In Recall@10 ours leads") or "no claim" in claim
-    lead = next(
-        r for r in evaluated.read("evaluation_differences", category=settings.categories[0]).to_pylist()
-        if (r["system"], r["metric"], r["split"], r["candidates"]) == ("new_system", "mrr", "temporal", "catalogue")
-    )  # fmt: skip
-    assert ("in MRR ours leads new_system" in claim) == (lead["low"] > 0)
+    assert f"<th>published for {DAY}</th>" in text and "1,234 of 4,321" in text
+    assert text.count("0.217") == 1 + len(METRICS)
 
 
 def test_experiments_that_ran_have_their_rows_and_the_papers_figures(settings, evaluated, tmp_path):
     settings = settings.model_copy(update={"categories": [*settings.categories, "Bags $a$"]})
     common = {"question": "?", "k": 10, "low": 0.1, "high": 0.3, "examples": 4, "changes": "{}"}
-    common |= {"made_from": "x", "code_version": "1", "run_id": "run"}
+    common |= {"made_from": "x", **MADE}
     for name, kind, systems in [
-        ("base", "ablation", ("ours_mixup", "recformer_queries")),
+        ("base", "ablation", ("ours_mixup",)),
+        ("low_resource_1", "low_resource", ("ours_mixup", "recformer_queries")),
         ("low_resource_0.5", "low_resource", ("ours_mixup", "recformer_queries")),
         ("zero_shot_Bags $a$", "zero_shot", ("ours_mixup", "recformer_queries")),
     ]:
@@ -138,8 +196,8 @@ def test_experiments_that_ran_have_their_rows_and_the_papers_figures(settings, e
     text = write_report(settings, evaluated, tmp_path).read_text()
     assert {"experiments-zero_shot.png", "experiments-low_resource.png"} <= {p.name for p in tmp_path.glob("*.png")}
     assert "figure 5" in text and "figure 6" in text
-    assert text.count("<td>Recformer with queries</td>") == 3 + 1, "of the experiments, and the view it was not run in"
-    assert 'hemline experiments "low_resource_0.25"' in text and 'hemline experiments "low_resource_0.5"' not in text
+    assert text.count('<td class="text">Recformer with queries</td>') == 3
+    assert "hemline experiments low_resource_0.25" in text and "hemline experiments low_resource_0.5" not in text
 
 
 def test_before_any_evaluation_the_report_says_what_to_run(settings, tmp_path):

@@ -127,3 +127,19 @@ def test_without_java_one_sentence_says_what_to_install(eve_shop, tmp_path):
         assert "Traceback" not in child.stderr
     assert copy.published() == before
     assert shutil.which("java"), "the other tests do have one"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "experiments"])
+def test_from_log_fits_everything_before_it_is_compared(tmp_path, monkeypatch, command):
+    from pipelines import flows, summary
+
+    (tmp_path / "hemline.yaml").write_text("raw_log: log\ncatalog: items.parquet\ncategories: [Hats]\n")
+    done = []
+    for name in ("train", command):
+        monkeypatch.setattr(flows, name, lambda *_, name=name, **__: done.append(name))
+    for name in ("print_metrics", "print_experiments"):
+        monkeypatch.setattr(summary, name, lambda *_: None)
+    hemline(command)
+    assert done == [command]
+    hemline(command, "--from-log")
+    assert done[1:] == ["train", command]

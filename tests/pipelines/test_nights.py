@@ -1,5 +1,6 @@
 """The small shop's two nights through every real stage: what is published, and that no part of it knew its future."""
 
+import json
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
 
@@ -163,7 +164,32 @@ def test_ours_and_the_others_are_scored_on_every_view(shop):
         assert any("ours_mixup" in found for found in views.values())
         ranks = shop.rows("evaluation_ranks", category=category)
         assert {row["system"] for row in ranks} == systems
+        lists = shop.rows("evaluation_lists", category=category)
+        assert {row["system"] for row in lists} == systems, "people can read what each recommends"
     assert shop.rows("evaluation_metrics", category="Gifts") == []
+
+
+def test_a_number_says_from_which_data_settings_seed_and_code_it_comes(shop):
+    rows = shop.rows("evaluation_metrics", category="Clothing")
+    settings = {row["system"]: json.loads(row["settings"]) for row in rows}
+    assert settings["ours"]["adapter"] and "adapter" not in settings["markov"]
+    assert settings["sasrec"]["system"]["epochs"] == 1 and settings["core"]["item_embeddings"]["dim"] == 16
+    assert settings["markov"]["intervals"]["resamples"] == 50
+    assert len({(row["data"], row["seed"], row["code_version"]) for row in rows}) == 1
+    assert rows[0]["data"].startswith(f"{AS_OF} ") and rows[0]["code_version"].startswith("0.1.0 ")
+
+
+def test_a_mixup_list_holds_its_target_where_its_rank_says(shop):
+    for category in CATEGORIES[:2]:
+        ranks = {
+            (row["example_id"], row["split"], row["actions"]): row["rank"]
+            for row in shop.rows("evaluation_ranks", category=category)
+            if (row["system"], row["candidates"]) == ("ours_mixup", "catalogue")
+        }
+        targets = {row["example_id"]: row["target_item"] for row in shop.rows("training_sequences", category=category)}
+        for row in shop.rows("evaluation_lists", category=category):
+            if row["system"] == "ours_mixup" and row["item_id"] == targets[row["example_id"]]:
+                assert row["rank"] <= ranks[row["example_id"], row["split"], row["actions"]], "ties count against it"
 
 
 def test_broken_rows_are_kept_with_their_reason_and_nowhere_else(shop):

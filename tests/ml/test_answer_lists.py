@@ -1,0 +1,56 @@
+"""The mixup's list of an answer: the very items that its ranks say, for people to read."""
+
+import numpy as np
+import pytest
+import torch
+
+from ml.evaluation import ItemExamples
+from ml.generation import Generated
+from ml.recommend.ours import list_answers, rank_answers
+from ml.retrieval import Core
+from ml.retrieval.core_model import CoreNetwork
+
+ITEMS = [f"item-{n}" for n in range(8)]
+TITLES = [f"{letter} thing" for letter in "abcdefgh"]
+
+
+class Letters:
+    """A title encoder that knows the first letter, each a random direction: no two titles tie."""
+
+    directions = np.random.default_rng(0).normal(size=(128, 4)).astype(np.float32)
+
+    def encode(self, texts):
+        return self.directions[[ord(text[0]) if text else 0 for text in texts]]
+
+
+@pytest.fixture
+def core():
+    """A CORE that knows all items but the last."""
+    sizes = {"encoder": "average", "dim": 2, "layers": 1, "heads": 1, "dropout": 0.0, "max_length": 5}
+    network = CoreNetwork(len(ITEMS) - 1, **sizes)
+    with torch.no_grad():
+        network.table.weight.copy_(torch.randn(len(ITEMS) - 1, 2, generator=torch.Generator().manual_seed(0)))
+    return Core(ITEMS[:-1], network, sizes)
+
+
+def answer(item, title):
+    return Generated(**{**dict.fromkeys(Generated.__dataclass_fields__), "item_id": item, "title": title})
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_an_item_stands_where_its_rank_says(core, n):
+    answers = {"e0": answer("item-2", "f thing"), "e1": answer(None, ""), "e2": answer("item-7", "a thing")}
+    ids, histories = list(answers), [["item-0"], ["item-4"], []]
+    vectors = Letters().encode(TITLES)
+
+    def shown(targets):
+        return ItemExamples(ids, histories, [np.zeros(len(h)) for h in histories], targets, ["2026-01-01"] * 3)
+
+    lists = list_answers(answers, shown(ITEMS[:3]), core, Letters(), ITEMS, vectors, n, 6)
+    assert {len(own) for own in lists.values()} == {6}
+    if n:
+        assert [lists[example][0] for example in ids] == ["item-2", "item-4", "item-7"], "the named item leads"
+    for item in ITEMS:
+        ranks = rank_answers(answers, shown([item] * 3), core, Letters(), ITEMS, vectors, n)
+        for example, rank in zip(ids, ranks, strict=True):
+            assert (lists[example].index(item) + 1 if item in lists[example] else rank) == rank
