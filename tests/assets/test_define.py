@@ -137,19 +137,28 @@ def test_two_processes_take_turns_in_a_step(tmp_path, days):
         (None, None, {"made"}),
     ],
 )
-def test_a_models_step_keeps_itself_to_itself_a_days_step_all_days(tmp_path, partitions, key, held):
+@pytest.mark.parametrize("many", [False, True])
+def test_a_models_step_keeps_itself_to_itself_a_days_step_all_days(tmp_path, partitions, key, held, many):
     found = set()
 
     def busy(name):
         found.add(name)
         raise InterruptedError
 
-    @define.asset(partitions_def=partitions)
-    def made(warehouse: dg.ResourceParam[Warehouse]) -> None:
+    def look():
         for name in ("made", "made Hats", "made Coats", "made 2026-01-02"):
             with suppress(InterruptedError), Warehouse(tmp_path).step(name, lambda name=name: busy(name)):
                 pass
 
+    def single(warehouse: dg.ResourceParam[Warehouse]) -> None:
+        look()
+
+    def several(warehouse: dg.ResourceParam[Warehouse]):
+        look()
+        yield dg.MaterializeResult(asset_key="made")
+
+    declare = define.multi_asset(specs=[dg.AssetSpec("made")], name="made", partitions_def=partitions)
+    made = declare(several) if many else define.asset(name="made", partitions_def=partitions)(single)
     with dg.DagsterInstance.ephemeral() as instance:
         dg.materialize([made], instance=instance, partition_key=key, resources={"warehouse": Warehouse(tmp_path)})
     assert found == held <= set(define.step_names([made])), "`hemline clean` holds them by these names"
