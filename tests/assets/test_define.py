@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
@@ -126,6 +127,41 @@ def test_two_processes_take_turns_in_a_step(tmp_path, days):
     assert [child.returncode for child in children] == [0, 0], said
     assert [line.split()[0] for line in log.read_text().splitlines()] == ["in", "out", "in", "out"]
     assert sum("another run is in this step" in text for text in said) <= 1
+
+
+@pytest.mark.parametrize(
+    ("partitions", "key", "held"),
+    [
+        (dg.StaticPartitionsDefinition(["Hats", "Coats"]), "Hats", {"made Hats"}),
+        (dg.DailyPartitionsDefinition("2026-01-01"), "2026-01-02", {"made"}),
+        (None, None, {"made"}),
+    ],
+)
+@pytest.mark.parametrize("many", [False, True])
+def test_a_models_step_keeps_itself_to_itself_a_days_step_all_days(tmp_path, partitions, key, held, many):
+    found = set()
+
+    def busy(name):
+        found.add(name)
+        raise InterruptedError
+
+    def look():
+        for name in ("made", "made Hats", "made Coats", "made 2026-01-02"):
+            with suppress(InterruptedError), Warehouse(tmp_path).step(name, lambda name=name: busy(name)):
+                pass
+
+    def single(warehouse: dg.ResourceParam[Warehouse]) -> None:
+        look()
+
+    def several(warehouse: dg.ResourceParam[Warehouse]):
+        look()
+        yield dg.MaterializeResult(asset_key="made")
+
+    declare = define.multi_asset(specs=[dg.AssetSpec("made")], name="made", partitions_def=partitions)
+    made = declare(several) if many else define.asset(name="made", partitions_def=partitions)(single)
+    with dg.DagsterInstance.ephemeral() as instance:
+        dg.materialize([made], instance=instance, partition_key=key, resources={"warehouse": Warehouse(tmp_path)})
+    assert found == held <= set(define.step_names([made])), "`hemline clean` holds them by these names"
 
 
 def test_a_step_waits_for_the_one_that_holds_it_and_says_so(tmp_path):

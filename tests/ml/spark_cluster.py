@@ -28,6 +28,19 @@ TABLES = {
     "user_histories": {"date": LAST},
 }
 GPU = "7"
+SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+"""For virtual machines that end before much compiling pays."""
+
+
+def own_spark_home(folder):
+    """Return a SPARK_HOME in `folder`: executors write below it, and not into the installed package."""
+    import pyspark
+
+    (folder / "work").mkdir(parents=True)
+    for path in Path(pyspark.__file__).parent.iterdir():
+        if path.name != "work":
+            (folder / path.name).symlink_to(path)
+    return str(folder)
 
 
 def publish(settings, session):

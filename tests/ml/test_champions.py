@@ -75,6 +75,17 @@ def test_a_rollback_that_fails_half_way_is_done_by_repeating_it(registry, fitted
     assert rollback(registry, KIND, SCOPE).after == "2" and used(registry) == "2"
 
 
+def test_a_version_that_was_given_up_is_passed_over_even_if_its_rollback_failed_and_another_followed_it(
+    registry, fitted
+):
+    for number in (1.0, 2.0):
+        fitted(number)
+    with failing(registry, "registered_model_aliases"), pytest.raises(MlflowException):
+        rollback(registry, KIND, SCOPE)
+    fitted(3.0)
+    assert rollback(registry, KIND, SCOPE).after == "1"
+
+
 def test_there_is_a_way_back_from_a_champion_whose_files_are_lost(registry, fitted):
     import shutil
 

@@ -7,7 +7,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pyspark
 import pytest
 from log_shop import make_log_shop
 from pyspark.sql import DataFrameWriter
@@ -19,8 +18,6 @@ from ml.warehouse import Warehouse, spark_io
 from tests.ml import spark_cluster
 
 REALISED = TABLES["realised"]
-SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-"""For virtual machines that end before much compiling pays."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -30,14 +27,10 @@ def cluster(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cluster")
     shop = make_log_shop(folder / "shop")
     spark_cluster.answer_task(shop.folder / "answering")
-    home = folder / "spark"
-    (home / "work").mkdir(parents=True)  # executors write below SPARK_HOME, not into the installed package
-    for path in Path(pyspark.__file__).parent.iterdir():
-        if path.name != "work":
-            (home / path.name).symlink_to(path)
     # Without a path to the sources: executors have the code that is sent to them.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"SPARK_HOME": str(home), "JAVA_TOOL_OPTIONS": SHORT_LIVED}
+    home = spark_cluster.own_spark_home(folder / "spark")
+    environment |= {"SPARK_HOME": home, "JAVA_TOOL_OPTIONS": spark_cluster.SHORT_LIVED}
     command = [sys.executable, "-m", "tests.ml.spark_cluster", str(shop.folder), str(folder / "warehouse")]
     with (folder / "log").open("wb") as log:
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, timeout=500)

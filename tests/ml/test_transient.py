@@ -103,6 +103,20 @@ def test_an_object_store_that_is_away_passes_and_a_missing_bucket_does_not(close
     assert not is_transient(read(answers(404, "")))
 
 
+@pytest.mark.parametrize(("status", "passes"), [(404, False), (403, False), (429, True), (503, True)])
+def test_the_status_that_any_client_keeps_decides(answers, status, passes):
+    import urllib.request
+
+    import requests
+    from botocore.exceptions import ClientError
+
+    address = f"http://127.0.0.1:{answers(status, 'no')}"
+    by_requests = raised(lambda: requests.get(address, timeout=5).raise_for_status())
+    by_urllib = raised(lambda: urllib.request.urlopen(address, timeout=5))
+    by_botocore = ClientError({"ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")
+    assert [is_transient(error) for error in (by_requests, by_urllib, by_botocore)] == [passes] * 3
+
+
 def test_a_mistake_of_mlflows_client_does_not_pass(tmp_path):
     from mlflow.exceptions import MlflowException
 

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -70,7 +71,7 @@ READER = """
 import json, sys, time
 from pathlib import Path
 
-how, root, stop = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+how, root, stop, pause = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[5])
 
 def duckdb_counts():
     import duckdb
@@ -88,6 +89,7 @@ def pandas_counts():
 counts = {"duckdb": duckdb_counts, "pandas": pandas_counts}[how]
 seen, end = {"whole": 0, "loud": 0, "wrong": []}, time.monotonic() + 120
 while not stop.exists() and time.monotonic() < end:
+    time.sleep(pause)
     try:
         found = counts()
     except Exception as error:
@@ -122,14 +124,51 @@ def wait_until_ready(processes):
 
 
 @contextmanager
-def readers(root, tmp_path, kinds=("duckdb", "pandas")):
-    """Loop readers over the table while the block runs, then demand that every answer was whole or loud."""
+def spark_reader(spark, root, expected, pause):
+    """Loop Spark over the table while the block runs, in a thread: its JVM is another process already."""
+    from pyspark.sql import functions as F
+
+    seen, stop, ready = {"whole": 0, "loud": [], "wrong": []}, threading.Event(), threading.Event()
+
+    def look():
+        while not stop.wait(pause):
+            try:
+                frame = spark.read.parquet(f"file://{root}/recommendations").groupBy("category")
+                counted = frame.agg(F.count("*"), F.count_distinct("model_version")).collect()
+            except Exception as error:
+                seen["loud"].append(str(error))
+                continue
+            found = sorted([category, rows, versions] for category, rows, versions in counted)
+            seen["whole"] += found == expected
+            seen["wrong"] += [] if found == expected else [found]
+            ready.set()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        assert ready.wait(timeout=120), f"Spark never read the table: {seen['loud'][:1]}"
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=120)
+    assert seen["wrong"] == [], f"Spark saw {seen['wrong'][:3]}"
+    assert seen["whole"] > 3, f"Spark hardly read the table: {seen['loud'][:1]}"
+
+
+@contextmanager
+def readers(root, tmp_path, spark=None, pause=0.0):
+    """Loop readers over the table while the block runs, then demand that every answer was whole or loud.
+
+    `pause` is between a reader's looks, in seconds: what the block does may need the cores too.
+    """
     expected = [[c, ROWS, 1] for c in CATEGORIES]
     stop = tmp_path / "stop"
-    running = [start(READER, kind, root, stop, json.dumps(expected)) for kind in kinds]
+    kinds = ("duckdb", "pandas")
+    running = [start(READER, kind, root, stop, json.dumps(expected), pause) for kind in kinds]
     try:
         wait_until_ready(running)
-        yield
+        with spark_reader(spark, root, expected, pause) if spark is not None else nullcontext():
+            yield
     finally:
         stop.touch()
         answers = [process.communicate(timeout=60) for process in running]
@@ -155,8 +194,8 @@ def published(root, category):
     return int(found)
 
 
-def test_a_writer_killed_at_any_point_leaves_old_or_new_and_a_rerun_ends_the_same(root, tmp_path):
-    with readers(root, tmp_path):
+def test_a_writer_killed_at_any_point_leaves_old_or_new_and_a_rerun_ends_the_same(root, tmp_path, spark):
+    with readers(root, tmp_path, spark=spark, pause=0.2):
         for number, point in enumerate(POINTS, start=1):
             killed = start(WRITER, root, "Clothing", number, number + 1, point)
             _, err = killed.communicate(timeout=60)

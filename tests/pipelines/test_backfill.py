@@ -148,6 +148,22 @@ def test_what_would_be_made_otherwise_now_is_made_again(spark, log, made, monkey
     assert log.warehouse.is_whole("interactions", date=DAYS[2])
 
 
+def test_a_file_that_changes_while_its_days_are_made_has_them_made_again(spark, log, monkeypatch):
+    publish = Warehouse.publish_days
+
+    def changing(self, table, frame, some, **options):
+        if table == "rejected_interactions" and DAYS[0] in some:  # the raw files are read, the chunk is not through
+            write_events(log, DAYS[0], [event("new", DAYS[0], item_id="hat")], "more.parquet")
+        return publish(self, table, frame, some, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(RunFailedError, match="interactions"):
+        patch.setattr(Warehouse, "publish_days", changing)
+        stop_at(patch, DAYS[2])
+        ingest(log, last=DAYS[2])
+    ingest(log, last=DAYS[2])
+    assert "new" in {row["event_id"] for row in log.rows("interactions", date=DAYS[0])}
+
+
 def test_a_day_is_made_from_its_files_the_catalogue_and_the_settings(log):
     def made_from():
         return inputs_of_days(log.settings, log.warehouse, DAYS)

@@ -44,13 +44,14 @@ class World:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
 
-    def make(self, *numbers, lists=True):
-        """Publish these days, by a real run that materialises `interactions`."""
+    def make(self, *numbers, lists=True, meanwhile=lambda: None):
+        """Publish these days, by a real run that materialises `interactions`; `meanwhile` happens in it."""
         warehouse = Warehouse(self.settings.warehouse, grace_seconds=0)
         partitions = dg.DailyPartitionsDefinition(FIRST.isoformat())
 
         @dg.asset(partitions_def=partitions, backfill_policy=dg.BackfillPolicy.single_run())
         def interactions(context: dg.AssetExecutionContext) -> None:
+            meanwhile()
             for made in context.partition_keys:
                 warehouse.publish("interactions", TABLES["interactions"].schema.empty_table(), date=made)
                 if lists:
@@ -196,6 +197,11 @@ def test_what_a_run_has_read_since_is_not_run_again(world):
     world.make(16)
     asked = world.settle()
     assert asked == [("ingest", day(15), day(15)), ("ingest", day(17), day(17)), ("nightly", day(18))]
+
+
+def test_a_run_that_began_before_a_file_came_has_not_read_it(world):
+    world.make(13, 14, 15, meanwhile=lambda: (time.sleep(0.05), world.deliver(14, name="more.parquet")))
+    assert world.settle() == [("ingest", day(13), day(15)), ("nightly", day(18))]
 
 
 def test_nothing_is_asked_for_while_a_run_over_days_goes_on(world):
