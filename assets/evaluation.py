@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.common import figure_markdown, newest_day, scope_of, table_metadata
+from assets.common import figure_markdown, newest_day, scope_categories, scope_of, table_metadata
 from assets.define import multi_asset
 from assets.tracking import fit_tags
 from ml.measure import timed
@@ -55,7 +55,9 @@ def evaluation(
         timed() as cost,
         registry.run("evaluation", category, tags=tags, params=settings.evaluation.model_dump()) as run,
     ):
-        for tables in CategoryComparison(settings, warehouse, registry, category, scope, run).compare():
+        served = scope_categories(settings, warehouse, scope)
+        siblings = [c for c in served if c != category and warehouse.exists("training_sequences", category=c)]
+        for tables in CategoryComparison(settings, warehouse, registry, category, scope, run, siblings).compare():
             published = {name: warehouse.publish(name, rows, category=category) for name, rows in tables.items()}
         figure = metrics_figure(tables["evaluation_metrics"], category)
         run.figure(figure, "metrics.png")

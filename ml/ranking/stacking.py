@@ -36,6 +36,10 @@ class Questions:
     plain: list[RankedExample | None] = field(default_factory=list)
     answered: dict[int, RankedExample | None] = field(default_factory=dict)
 
+    def usable(self) -> int:
+        """Return how many a ranker can learn from."""
+        return sum(example is not None for example in self.plain)
+
     def extend(self, others: Questions) -> None:
         """Add the questions of another category."""
         start = len(self.plain)

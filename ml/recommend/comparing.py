@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -32,13 +32,16 @@ class CategoryComparison:
 
     def __init__(
         self, settings: Settings, warehouse: Warehouse, registry: ModelRegistry, category: str, scope: str,
-        run: TrackedRun,
+        run: TrackedRun, siblings: Sequence[str] = (),
     ) -> None:  # fmt: skip
+        """`siblings`: the other categories that the models of `scope` serve."""
         self.settings, self.registry, self.scope, self.run = settings, registry, scope, run
         self.data = CategoryData(settings, warehouse, category)
+        self.siblings = [CategoryData(settings, warehouse, sibling) for sibling in siblings]
         adapter = require_champion(registry, "adapter", scope)
         folder = settings.work_folder / "evaluation" / category / "finished"
         own = [adapter.scope, str(adapter.version), settings.language_model.base_model, settings.language_model.dtype]
+        own += [warehouse.content("training_sequences", category=sibling) for sibling in siblings]
         self.finished = Finished(settings, warehouse, category, folder, own)
         self.parts: dict[str, list[pa.Table]] = {name: [TABLES[name].schema.empty_table()] for name in COMPARED}
         self.differences: dict[str, pa.Table] = {}
@@ -83,7 +86,8 @@ class CategoryComparison:
             for name in names:
                 if name not in fitted:  # its ranks were finished in an earlier try
                     rank_reference(view, name, fitted)
-            return Ours(view, self.registry, self.scope, fitted, self.run).rank()
+            siblings = [View(data, view.split, view.actions) for data in self.siblings]
+            return Ours(view, self.registry, self.scope, fitted, self.run, siblings).rank()
 
         self._rank(view, OURS, ours)
 

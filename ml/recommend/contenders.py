@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ml.generation import Generated
     from ml.ranking import Sources
     from ml.ranking.ranker import Ranker
+    from ml.ranking.stacking import Questions
     from ml.registry import ModelRegistry
     from ml.tracked_run import TrackedRun
 
@@ -48,6 +49,14 @@ def rank_reference(view: View, name: str, fitted: dict[str, Any]) -> Ranked:
         fitted[name] = system = next(s for s in references(settings.item_embeddings) if s.name == name)
         system.fit(view.train_items, view.validation_items)
     return _rank(view, system, view.test_items, fit.seconds, fit.peak_mib)
+
+
+def fit_references(view: View) -> dict[str, System]:
+    """Return the references by name, fitted on the view."""
+    fitted = {system.name: system for system in references(view.data.settings.item_embeddings)}
+    for system in fitted.values():
+        system.fit(view.train_items, view.validation_items)
+    return fitted
 
 
 def rank_further(view: View, name: str, run: TrackedRun) -> Ranked:
@@ -88,9 +97,12 @@ class Ours:
     for the title encoder, which learns from searches.
     """
 
-    def __init__(self, view: View, registry: ModelRegistry, scope: str, fitted: Mapping[str, Any], run: TrackedRun):
-        """`fitted`: the references, fitted on this view."""
-        self.view, self.registry, self.scope, self.run = view, registry, scope, run
+    def __init__(
+        self, view: View, registry: ModelRegistry, scope: str, fitted: Mapping[str, Any], run: TrackedRun,
+        siblings: Sequence[View] = (),
+    ) -> None:  # fmt: skip
+        """`fitted`: the references, fitted on this view; `siblings`: this view of the categories of the same models."""
+        self.view, self.registry, self.scope, self.run, self.siblings = view, registry, scope, run, siblings
         self.settings, self.data = view.data.settings, view.data
         self.fitted = fitted
         self.titles, self.vectors = self._title_encoder()
@@ -140,15 +152,26 @@ class Ours:
         from ml.ranking.stacking import fit_stacked
 
         chosen = self.settings.recommendations.ranker
-        validation, answered = (
-            self.view.sample(size, chosen.seed, "validation") for size in (chosen.examples, chosen.answered)
-        )
-        own = self._answers(answered) if answered.num_rows else {}
-        stacked = fit_stacked(questions(self.settings, self.data.warehouse, validation, own, sources), chosen)
+        asked = self._questions(sources)
+        if asked.usable() < chosen.min_examples:  # too few of its own: the nights' pooled ranker reads the others' too
+            for view in self.siblings:
+                if view.validation.num_rows:
+                    sibling = Ours(view, self.registry, self.scope, fit_references(view), self.run)
+                    asked.extend(sibling._questions(sibling._sources()))
+        stacked = fit_stacked(asked, chosen)
         if stacked.ranks_with:
             gain = compare(stacked.ranks_with, stacked.ranks_without, self.settings.evaluation)
             self.run.metric(f"{self.view.name}/answer_gain_ndcg", gain["ndcg"][0])
         return stacked.ranker
+
+    def _questions(self, sources: Sources) -> Questions:
+        """Return the validation purchases as the ranker is fitted on them."""
+        chosen = self.settings.recommendations.ranker
+        validation, answered = (
+            self.view.sample(size, chosen.seed, "validation") for size in (chosen.examples, chosen.answered)
+        )
+        own = self._answers(answered) if answered.num_rows else {}
+        return questions(self.settings, self.data.warehouse, validation, own, sources)
 
     @cached_property
     def _test_answers(self) -> tuple[dict[str, Generated], Cost]:

@@ -215,7 +215,7 @@ def fit_fusion(
         counting[category] = {name: getattr(knn, name) for name in _CHOSEN} | {"markov_self_weight": markov.self_weight}
     stacked = fit_stacked(asked, ranker, rank_all=True)
     Fusion(stacked.ranker, counting, following).save(fresh(folder))
-    fitted = Fitted(folder, "ranker", sum(example is not None for example in asked.plain), newest)
+    fitted = Fitted(folder, "ranker", asked.usable(), newest)
     gain = compare(stacked.ranks_with, stacked.ranks_without, settings.evaluation) if stacked.ranks_with else {}
     return FittedRanker(
         fitted, len(stacked.ranks_with), gain.get("ndcg"), stacked.ranker.uses_answers, asked.plain,

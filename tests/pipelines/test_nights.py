@@ -169,6 +169,21 @@ def test_ours_and_the_others_are_scored_on_every_view(shop):
     assert shop.rows("evaluation_metrics", category="Gifts") == []
 
 
+def test_a_category_too_small_for_a_ranker_of_its_own_is_ranked_by_one_of_all_that_share_its_models(shop):
+    """Bags has one validation purchase and Footwear two: a ranker takes three."""
+    validation = {
+        category: sum(
+            row["temporal_split"] == "validation" for row in shop.rows("training_sequences", category=category)
+        )
+        for category in ("Bags", "Footwear")
+    }
+    assert max(validation.values()) < shop.settings.recommendations.ranker.min_examples <= sum(validation.values())
+    for category in validation:
+        rows = shop.rows("evaluation_metrics", category=category)
+        found = {row["system"] for row in rows if (row["split"], row["actions"]) == ("temporal", "all")}
+        assert found >= {"ours", "ours_mixup"}, "without a ranker, ours is the mixup"
+
+
 def test_a_number_says_from_which_data_settings_seed_and_code_it_comes(shop):
     rows = shop.rows("evaluation_metrics", category="Clothing")
     settings = {row["system"]: json.loads(row["settings"]) for row in rows}
