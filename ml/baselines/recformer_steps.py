@@ -30,7 +30,7 @@ def row_histories(examples: pa.Table, text: RecformerText, with_queries: bool) -
             kept[searches] = True
         rows = np.repeat(np.arange(len(batch)), batch["steps"].value_lengths().to_numpy())
         ends = np.cumsum(np.bincount(rows[kept], minlength=len(batch)))
-        histories += np.split(codes[kept], ends[:-1])
+        histories += np.split(codes[kept], ends)[:-1]  # a batch may be empty: a filter leaves such
     return histories
 
 

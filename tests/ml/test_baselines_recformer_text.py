@@ -171,6 +171,8 @@ def test_rows_show_their_steps_and_searches_only_where_wanted():
     sliced = row_histories(rows.slice(1), text, True)
     assert [h.tolist() for h in sliced] == [[], [-2]]
     assert row_histories(rows.slice(0, 0), text, True) == []
+    kept = pa.concat_tables([rows.slice(0, 0), rows])  # as a filter by expression leaves it
+    assert [h.tolist() for h in row_histories(kept, text, True)] == [h.tolist() for h in searched]
 
 
 def test_a_rows_target_and_what_is_recorded_of_it_are_no_input():
