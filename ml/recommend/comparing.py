@@ -41,7 +41,7 @@ class CategoryComparison:
         adapter = require_champion(registry, "adapter", scope)
         folder = settings.work_folder / "evaluation" / category / "finished"
         own = [adapter.scope, str(adapter.version), settings.language_model.base_model, settings.language_model.dtype]
-        own += [warehouse.content("training_sequences", category=sibling) for sibling in siblings]
+        own += [name for sibling in siblings for name in warehouse.content("training_sequences", category=sibling)]
         self.finished = Finished(settings, warehouse, category, folder, own)
         self.parts: dict[str, list[pa.Table]] = {name: [TABLES[name].schema.empty_table()] for name in COMPARED}
         self.differences: dict[str, pa.Table] = {}
