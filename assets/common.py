@@ -78,6 +78,14 @@ def scope_categories(settings: Settings, warehouse: Warehouse, scope: str) -> li
     return [c for c in settings.categories if uses_pooled_models(settings, warehouse, c)]
 
 
+def model_siblings(settings: Settings, warehouse: Warehouse, category: str) -> tuple[str, list[str]]:
+    """Return the model partition a category is served from, and the other categories with sequences that it serves."""
+    if not uses_pooled_models(settings, warehouse, category):
+        return category, []
+    others = [c for c in settings.categories if c != category and warehouse.exists("training_sequences", category=c)]
+    return POOLED, [c for c in others if uses_pooled_models(settings, warehouse, c)]
+
+
 def scope_of(settings: Settings, warehouse: Warehouse, category: str) -> str:
     """Return the model partition a category is served from."""
     return POOLED if uses_pooled_models(settings, warehouse, category) else category

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.common import figure_markdown, newest_day, scope_categories, scope_of, table_metadata
+from assets.common import figure_markdown, model_siblings, newest_day, table_metadata
 from assets.define import multi_asset
 from assets.tracking import fit_tags
 from ml.measure import timed
@@ -48,15 +48,13 @@ def evaluation(
         for name in _TABLES:
             yield dg.MaterializeResult(asset_key=name, metadata=note)
         return
-    scope = scope_of(settings, warehouse, category)
+    scope, siblings = model_siblings(settings, warehouse, category)
     tags = fit_tags(context, newest_day(warehouse), "")
     published, tables = {}, {}
     with (
         timed() as cost,
         registry.run("evaluation", category, tags=tags, params=settings.evaluation.model_dump()) as run,
     ):
-        served = scope_categories(settings, warehouse, scope)
-        siblings = [c for c in served if c != category and warehouse.exists("training_sequences", category=c)]
         for tables in CategoryComparison(settings, warehouse, registry, category, scope, run, siblings).compare():
             published = {name: warehouse.publish(name, rows, category=category) for name, rows in tables.items()}
         figure = metrics_figure(tables["evaluation_metrics"], category)

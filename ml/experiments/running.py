@@ -31,7 +31,8 @@ from ml.prompts import sample_examples
 from ml.recommend.examples import part_of, read_examples
 from ml.recommend.fitting import TitleVectors
 from ml.recommend.fusing import category_items, encoded_titles
-from ml.recommend.ours import answers_of, rank_answers
+from ml.recommend.mixup_ranking import MixupRanking
+from ml.recommend.ours import answers_of
 from ml.recommend.prompting import training_prompts
 from ml.section import Section
 from ml.settings import Settings
@@ -176,7 +177,7 @@ class _Work:
         listed = self.items["item_id"].to_pylist()
         vectors = encoded_titles(titles, self.items["title"].to_pylist())
         n = {"both": self.settings.recommendations.mixup_n, "title": 0, "id": len(listed)}[self.experiment.lists]
-        return rank_answers(answers, shown, core.core, titles, listed, vectors, n)
+        return MixupRanking(answers, core.core, titles, listed, vectors).ranks(shown, n)
 
     def _adapter(self) -> tuple[Path, str]:
         """Return the adapter of these prompts, fitted unless another experiment has fitted the same, and its name."""

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from ml.evaluation import breakdown_rows, difference_rows, evaluation_rows, rank_rows, references
 from ml.evaluation.differences import OURS
 from ml.origins import origin
-from ml.recommend.contenders import Ours, Ranked, rank_further, rank_reference
+from ml.recommend.contenders import OURS_READS, Ours, Ranked, fit_references, rank_further, rank_reference
 from ml.recommend.finished import Finished
 from ml.recommend.serving import require_champion
 from ml.recommend.views import CategoryData, View
@@ -78,16 +78,15 @@ class CategoryComparison:
                 self._rank(view, name, lambda name=name: [rank_further(view, name, self.run)])
             return
         fitted: dict[str, Any] = {}
-        names = [system.name for system in references(self.settings.item_embeddings)]
-        for name in names:
+        for name in (system.name for system in references(self.settings.item_embeddings)):
             self._rank(view, name, lambda name=name: [rank_reference(view, name, fitted)])
 
         def ours() -> list[Ranked]:
-            for name in names:
-                if name not in fitted:  # its ranks were finished in an earlier try
-                    rank_reference(view, name, fitted)
+            # where a reference's ranks were finished in an earlier try, it was not fitted in this one
+            missing = [name for name in OURS_READS if name not in fitted]
+            read = fitted | fit_references(view, missing)
             siblings = [View(data, view.split, view.actions) for data in self.siblings]
-            return Ours(view, self.registry, self.scope, fitted, self.run, siblings).rank()
+            return Ours(view, self.registry, self.scope, read, self.run, siblings).rank()
 
         self._rank(view, OURS, ours)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,8 @@ from ml.evaluation import ItemExamples, System, best_items, compare, item_exampl
 from ml.measure import Cost, timed
 from ml.recommend.fitting import TitleVectors, fit_title_encoder, load_title_vectors
 from ml.recommend.fusing import build_sources, encoded_titles, examples_asked, fit_next_item, questions
-from ml.recommend.ours import answer_examples, list_answers, rank_answers
+from ml.recommend.mixup_ranking import MixupRanking
+from ml.recommend.ours import answer_examples
 from ml.recommend.views import View
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from ml.ranking.stacking import Questions
     from ml.registry import ModelRegistry
     from ml.tracked_run import TrackedRun
+
+OURS_READS = ("markov", "item_knn", "core")
+"""The references whose fitted systems are sources of ours."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +48,15 @@ class Ranked:
 
 def rank_reference(view: View, name: str, fitted: dict[str, Any]) -> Ranked:
     """Fit and rank popularity, Markov, item-kNN or CORE; the fitted system stays in `fitted`, for ours."""
-    settings = view.data.settings
     with timed() as fit:
-        fitted[name] = system = next(s for s in references(settings.item_embeddings) if s.name == name)
-        system.fit(view.train_items, view.validation_items)
-    return _rank(view, system, view.test_items, fit.seconds, fit.peak_mib)
+        fitted |= fit_references(view, [name])
+    return _rank(view, fitted[name], view.test_items, fit.seconds, fit.peak_mib)
 
 
-def fit_references(view: View) -> dict[str, System]:
-    """Return the references by name, fitted on the view."""
-    fitted = {system.name: system for system in references(view.data.settings.item_embeddings)}
+def fit_references(view: View, names: Collection[str]) -> dict[str, System]:
+    """Return these references by name, fitted on the view."""
+    every = {system.name: system for system in references(view.data.settings.item_embeddings)}
+    fitted = {name: every[name] for name in names}
     for system in fitted.values():
         system.fit(view.train_items, view.validation_items)
     return fitted
@@ -101,7 +104,7 @@ class Ours:
         self, view: View, registry: ModelRegistry, scope: str, fitted: Mapping[str, Any], run: TrackedRun,
         siblings: Sequence[View] = (),
     ) -> None:  # fmt: skip
-        """`fitted`: the references, fitted on this view; `siblings`: this view of the categories of the same models."""
+        """`fitted`: `OURS_READS`, fitted on this view; `siblings`: this view of the categories of the same models."""
         self.view, self.registry, self.scope, self.run, self.siblings = view, registry, scope, run, siblings
         self.settings, self.data = view.data.settings, view.data
         self.fitted = fitted
@@ -116,19 +119,14 @@ class Ours:
 
     def _mixup(self, name: str) -> Ranked:
         answers, answering = self._test_answers
+        mixed = MixupRanking(answers, self.fitted["core"].core, self.titles, self.data.items, self.vectors)
+        n = self.settings.recommendations.mixup_n
         with timed() as ranking:
             ranks = {
-                name: rank_answers(
-                    answers, self.view.test_items, self.fitted["core"].core, self.titles, self.data.items, self.vectors,
-                    self.settings.recommendations.mixup_n, available,
-                )
-                for name, available in self.data.candidates()
-            }  # fmt: skip
+                name: mixed.ranks(self.view.test_items, n, available) for name, available in self.data.candidates()
+            }
         read = self.view.test.filter(pc.field("example_id").isin(sorted(self.view.read_by_people)))
-        lists = list_answers(
-            answers, item_examples(read), self.fitted["core"].core, self.titles, self.data.items, self.vectors,
-            self.settings.recommendations.mixup_n, self.settings.evaluation.k,
-        )  # fmt: skip
+        lists = mixed.lists(item_examples(read), n, self.settings.evaluation.k)
         peak = max(answering.peak_mib, ranking.peak_mib)
         return Ranked(name, ranks, lists, 0.0, answering.seconds + ranking.seconds, peak)
 
@@ -156,7 +154,7 @@ class Ours:
         if asked.usable() < chosen.min_examples:  # too few of its own: the nights' pooled ranker reads the others' too
             for view in self.siblings:
                 if view.validation.num_rows:
-                    sibling = Ours(view, self.registry, self.scope, fit_references(view), self.run)
+                    sibling = Ours(view, self.registry, self.scope, fit_references(view, OURS_READS), self.run)
                     asked.extend(sibling._questions(sibling._sources()))
         stacked = fit_stacked(asked, chosen)
         if stacked.ranks_with:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from datetime import date
@@ -79,8 +80,7 @@ def _walk(
     if not folder.is_dir():
         return
     if not rest:
-        files = sorted(p for p in folder.iterdir() if p.suffix == ".parquet")
-        if files:
+        if files := [folder / name for name in _listing(folder) if name.endswith(".parquet")]:
             yield found, files
         return
     level = rest[0]
@@ -91,6 +91,25 @@ def _walk(
     for child in sorted(folder.iterdir()):
         if child.name.startswith(prefix):
             yield from _walk(child, rest[1:], wanted, found | {level: unquote(child.name.removeprefix(prefix))})
+
+
+def _listing(folder: Path) -> list[str]:
+    """Return a partition's file names, sorted, as one moment had them.
+
+    A folder that is replaced between being opened and being listed may be half deleted, or empty: list again.
+    """
+    try:
+        while True:
+            opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                with os.scandir(opened) as entries:
+                    names = sorted(entry.name for entry in entries)
+                if os.path.samestat(os.fstat(opened), folder.stat()):  # held open, nothing new gets its number
+                    return names
+            finally:
+                os.close(opened)
+    except FileNotFoundError:
+        return []  # removed from the table
 
 
 def describe(table: str, levels: Mapping[str, str]) -> str:

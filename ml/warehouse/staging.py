@@ -15,7 +15,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -151,4 +151,10 @@ def purge(root: Path, grace_seconds: float) -> None:
     now = time.time_ns()
     for path in (root / "_staging" / "_outgoing").glob("*"):
         if now - int(path.name.split("-")[0]) >= grace_seconds * 1e9:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove_whole(path)
+
+
+def _remove_whole(path: Path) -> None:
+    """Remove a folder under another name: a writer held up before its exchange finds it gone, not half of it."""
+    with suppress(FileNotFoundError):  # another writer does it
+        shutil.rmtree(path.rename(path.with_name(f"{path.name}-gone")), ignore_errors=True)

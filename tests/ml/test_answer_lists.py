@@ -6,7 +6,7 @@ import torch
 
 from ml.evaluation import ItemExamples
 from ml.generation import Generated
-from ml.recommend.ours import list_answers, rank_answers
+from ml.recommend.mixup_ranking import MixupRanking
 from ml.retrieval import Core
 from ml.retrieval.core_model import CoreNetwork
 
@@ -46,11 +46,29 @@ def test_an_item_stands_where_its_rank_says(core, n):
     def shown(targets):
         return ItemExamples(ids, histories, [np.zeros(len(h)) for h in histories], targets, ["2026-01-01"] * 3)
 
-    lists = list_answers(answers, shown(ITEMS[:3]), core, Letters(), ITEMS, vectors, n, 6)
+    mixed = MixupRanking(answers, core, Letters(), ITEMS, vectors)
+    lists = mixed.lists(shown(ITEMS[:3]), n, 6)
     assert {len(own) for own in lists.values()} == {6}
     if n:
         assert [lists[example][0] for example in ids] == ["item-2", "item-4", "item-7"], "the named item leads"
     for item in ITEMS:
-        ranks = rank_answers(answers, shown([item] * 3), core, Letters(), ITEMS, vectors, n)
+        ranks = mixed.ranks(shown([item] * 3), n)
         for example, rank in zip(ids, ranks, strict=True):
             assert (lists[example].index(item) + 1 if item in lists[example] else rank) == rank
+
+
+def test_a_target_that_is_no_candidate_has_no_rank_and_costs_no_scores(core):
+    """Nor does its answer have to be there: nothing of it is read."""
+    answers = {"e0": answer("item-2", "f thing"), "e1": answer("item-1", "b thing")}
+    shown = ItemExamples(
+        ["e0", "e1", "e2", "e3"], [["item-0"]] * 4, [np.zeros(1)] * 4,
+        ["item-3", "item-3", "item-5", "nowhere"], ["2026-01-01", "2026-01-02", "2026-01-01", "2026-01-01"],
+    )  # fmt: skip
+    mixed = MixupRanking(answers, core, Letters(), ITEMS, Letters().encode(TITLES))
+
+    def available(day):
+        return ITEMS[1:4] if day == "2026-01-01" else ITEMS[3:4]
+
+    ranks = mixed.ranks(shown, 1, available)
+    assert 1 <= ranks[0] <= 3 and ranks[1] == 1
+    assert np.isnan(ranks[2:]).all()

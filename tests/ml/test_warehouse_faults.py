@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from ml.tables import TABLES
 from ml.warehouse import PublishError, Warehouse, files
 
 DAY = "2026-11-20"
+CLOTHING = {"date": DAY, "category": "Clothing"}
 CATEGORIES = ["Accessories", "Clothing", "Footwear"]
 ROWS = 400
 POINTS = ["before data", "in data", "staged", "checked", "before exchange", "after exchange"]
@@ -244,6 +246,51 @@ def test_a_reader_that_opened_the_old_folder_never_finds_it_empty(root):
         warehouse.publish("recommendations", version(1), date=DAY, category="Footwear")
         assert sorted(entry.name for entry in listing) == before
     assert not (leaf / before[0]).exists()
+
+
+def test_a_folder_replaced_and_deleted_between_opening_and_listing_is_listed_again(root, monkeypatch):
+    """The empty listing of the deleted folder is nobody's content: the reader gets the new rows."""
+    warehouse = Warehouse(root, grace_seconds=0)
+    scandir, publish = os.scandir, [lambda: warehouse.publish("recommendations", version(1), **CLOTHING)]
+
+    def late(opened):
+        if isinstance(opened, int) and publish:
+            publish.pop()()
+            assert not list(scandir(os.dup(opened))), "this is what the reader would have seen"
+        return scandir(opened)
+
+    monkeypatch.setattr(os, "scandir", late)
+    assert warehouse.read("recommendations", ["model_version"], **CLOTHING)["model_version"].to_pylist() == ["1"] * ROWS
+
+
+def test_a_partition_removed_between_opening_and_listing_is_gone(root, monkeypatch):
+    warehouse = Warehouse(root)
+    scandir, remove = os.scandir, [lambda: warehouse.remove("recommendations", **CLOTHING)]
+
+    def late(opened):
+        if isinstance(opened, int) and remove:
+            remove.pop()()
+        return scandir(opened)
+
+    monkeypatch.setattr(os, "scandir", late)
+    assert not warehouse.exists("recommendations", **CLOTHING)
+    assert not remove
+
+
+def test_a_writer_held_up_longer_than_the_grace_publishes_whole_or_fails(root, monkeypatch):
+    """What it is about to put in place looks like an old version then, and another writer is removing it."""
+    warehouse = Warehouse(root, grace_seconds=0)
+    before = warehouse.content("recommendations", **CLOTHING)
+
+    def held_up(point):
+        if point == "before exchange":
+            with monkeypatch.context() as patch:
+                patch.setattr(shutil, "rmtree", lambda folder, **_: [file.unlink() for file in folder.iterdir()])
+                warehouse.remove("recommendations", date=DAY, category="Footwear")
+
+    with pytest.raises(PublishError):
+        Warehouse(root, grace_seconds=0, on_point=held_up).publish("recommendations", version(1), **CLOTHING)
+    assert warehouse.content("recommendations", **CLOTHING) == before
 
 
 def noise(rows):
