@@ -52,7 +52,7 @@ def adapter(
     registry: dg.ResourceParam[ModelRegistry],
 ) -> Iterator[dg.MaterializeResult]:
     """Fine-tune the base model with LoRA or QLoRA, then longer on the prompts it finds hardest."""
-    from ml.language_model import fit_adapter, plot_losses, prepare_base_model
+    from ml.language_model import fit_adapter, plot_losses, prepare_base_model, slow_fit
     from ml.recommend.gate import consider
     from ml.recommend.generating import example_answers
     from ml.recommend.trials import adapter_trial
@@ -69,6 +69,8 @@ def adapter(
         for wanted in ("train", "validation")
     )
     model = settings.language_model
+    if slow := slow_fit(train, model):
+        context.log.warning(slow)
     folder = prepare_base_model(model.base_model, model.revision, settings.models_folder)
     tags = fit_tags(context, as_of_day(config, warehouse), fitted_until=max(train["target_date"].to_pylist()))
     with timed() as cost, registry.run("adapter", scope, tags=tags, params=model.model_dump()) as run:

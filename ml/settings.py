@@ -131,7 +131,9 @@ class LanguageModelSettings(Section):
     gradient_accumulation: Positive = 1
     schedule: Literal["linear", "cosine"] = Field(default="linear", description="learning rate after the warm-up, to 0")
     warmup_share: Share = 0.03
-    gradient_checkpointing: bool = Field(default=False, description="less memory, about a third more time")
+    gradient_checkpointing: bool = Field(
+        default=True, description="a third more time, and memory for one block's activations, not for all of them"
+    )
     save_steps: Positive = Field(default=50, description="steps between checkpoints")
     processes: Positive = Field(
         default=1, description="processes that train together, one a GPU; batch_size and accumulation are each one's"

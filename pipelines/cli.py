@@ -84,12 +84,15 @@ def init(
     catalog: Annotated[Path, typer.Option(help="Catalogue: Parquet, CSV or JSON lines.")],
     warehouse: Annotated[str, typer.Option(help="Where tables are published: a folder or s3://…")] = "warehouse",
     file: Annotated[Path, typer.Option(help="The settings file to write.")] = Path("hemline.yaml"),
+    profile: Annotated[
+        str | None, typer.Option(help="Where other settings begin; default: two_cores on a machine without a GPU.")
+    ] = None,
 ) -> None:
     """Look at a log and a catalogue, and write the settings they need."""
     from pipelines.init import write_settings
 
     with _errors_for_people():
-        console.print(write_settings(raw_log, catalog, warehouse, file), markup=False)
+        console.print(write_settings(raw_log, catalog, warehouse, file, profile), markup=False)
 
 
 @app.command()

@@ -4,8 +4,9 @@ Importing this package is light; torch, transformers and peft are loaded by the 
 """
 
 from ml.language_model.adapter import AdapterResult
+from ml.language_model.expected import slow_fit
 from ml.language_model.launching import fit_adapter
-from ml.language_model.loading import load_adapted_model, load_base_model, load_tokenizer
+from ml.language_model.loading import has_gpu, load_adapted_model, load_base_model, load_tokenizer
 from ml.language_model.plots import plot_losses
 from ml.language_model.snapshots import prepare_base_model, snapshot_fingerprint
 from ml.language_model.training import train_adapter
@@ -13,11 +14,13 @@ from ml.language_model.training import train_adapter
 __all__ = [
     "AdapterResult",
     "fit_adapter",
+    "has_gpu",
     "load_adapted_model",
     "load_base_model",
     "load_tokenizer",
     "plot_losses",
     "prepare_base_model",
+    "slow_fit",
     "snapshot_fingerprint",
     "train_adapter",
 ]

@@ -42,6 +42,11 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+def has_gpu() -> bool:
+    """Whether models run on a GPU here."""
+    return device().type != "cpu"
+
+
 def load_base_model(folder: Path, settings: LanguageModelSettings) -> PreTrainedModel:
     """Return the snapshot's causal language model in eval mode, in `settings.dtype`, nf4-quantised if set.
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml.errors import BadInputError, HemlineError
-from ml.language_model import load_adapted_model, load_base_model, plot_losses, train_adapter
+from ml.language_model import load_adapted_model, load_base_model, plot_losses, slow_fit, train_adapter
 from ml.language_model.adapter import add_lora, block_path, lora_targets
 from ml.language_model.batches import IGNORED, LengthGroupedOrder, PromptTokens, collate, length_sorted_batches
 from ml.language_model.likelihood import negative_log_likelihoods, response_logits
@@ -320,3 +320,13 @@ def test_importing_the_package_is_light():
     code = "import sys, json, ml.language_model; print(json.dumps(sorted(m for m in sys.modules if '.' not in m)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "peft", "matplotlib", "accelerate"} & set(json.loads(done.stdout))
+
+
+def test_a_fit_of_many_hours_is_told_before_it_begins(monkeypatch):
+    few = prompts(8)
+    monkeypatch.setattr("ml.language_model.expected.has_gpu", lambda: False)
+    assert slow_fit(few, quick()) is None
+    many = pa.concat_tables([few] * 100_000)
+    assert "800,000 prompts" in (said := slow_fit(many, quick()) or "") and "prompts.max_train" in said
+    monkeypatch.setattr("ml.language_model.expected.has_gpu", lambda: True)
+    assert slow_fit(many, quick()) is None

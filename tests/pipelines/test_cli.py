@@ -10,6 +10,7 @@ import pytest
 from small_shop import EVE, LAST
 from typer.testing import CliRunner
 
+from ml.language_model import has_gpu
 from pipelines.cli import app
 from pipelines.settings import load_settings
 
@@ -94,7 +95,12 @@ def test_init_writes_settings_that_load(shop, tmp_path):
     settings = load_settings(file, environment={}).settings
     assert {"Clothing", "Footwear"} <= set(settings.categories)
     assert settings.raw_log == raw / "interactions" and settings.start_date == shop.settings.start_date
+    assert settings.prompts.max_train == (None if has_gpu() else 300), "a CPU is not asked to train on everything"
     assert "exists already" in hemline(*arguments, code=1)
+    other = (*arguments[:-1], tmp_path / "other.yaml", "--profile")
+    assert "demo, paper, two_cores" in hemline(*other, "laptop", code=1) and not (tmp_path / "other.yaml").exists()
+    hemline(*other, "paper")
+    assert load_settings(tmp_path / "other.yaml", environment={}).settings.language_model.quantization == "nf4"
 
 
 def test_a_simulated_shop_is_a_log_that_init_understands(spark, tmp_path):
