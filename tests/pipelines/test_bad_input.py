@@ -127,34 +127,6 @@ def test_customers_the_model_no_longer_runs_for_keep_their_list(spoiled):
             assert row | {"source": old["source"]} == old and row["listed_on"] == EVE
 
 
-def test_a_full_disk_leaves_the_tables_as_they_were(spoiled, monkeypatch):
-    import errno
-
-    from ml.warehouse import Warehouse
-
-    publish = Warehouse.publish
-
-    def full(self, table, data, **options):
-        if table == "recommendations" and options["category"] == "Footwear":
-
-            def no_room(folder):
-                raise OSError(errno.ENOSPC, "No space left on device", str(folder))
-
-            options["checks"] = [no_room]
-        return publish(self, table, data, **options)
-
-    monkeypatch.setattr(Warehouse, "publish", full)
-    before = spoiled.published("recommendations")
-    with pytest.raises(RunFailedError, match=r"recommendations.*(disk is full|No space left)"):
-        flows.nightly(Runner(spoiled.settings), LAST)
-    after = spoiled.published("recommendations")
-    assert {name: time for name, time in after.items() if f"date={EVE}" in name} == before
-    assert not spoiled.warehouse.exists("recommendations", date=LAST, category="Footwear")
-    monkeypatch.undo()
-    flows.nightly(Runner(spoiled.settings), LAST)
-    assert spoiled.rows("recommendations", date=LAST, category="Footwear")
-
-
 def test_a_shop_with_one_customer_gets_its_tables(spark, eve_shop, tmp_path):
     shop = Shop(tmp_path)
     (tmp_path / "raw").mkdir()
