@@ -235,7 +235,10 @@ class RankerSettings(Section):
         default="if_better",
         description="if_better: answers change lists only where they raise NDCG@10 of validation purchases",
     )
-    min_examples: Positive = Field(default=20, description="with fewer usable examples, lists are joined by the mixup")
+    min_examples: Positive = Field(
+        default=20,
+        description="with fewer of its own, a category is evaluated by a ranker of all that share models",
+    )
     next_item: Literal["none", "sasrec", "gru4rec"] = Field(
         default="sasrec", description="the sequential network that is one more source of candidates (docs/log.md)"
     )

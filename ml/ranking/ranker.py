@@ -1,9 +1,10 @@
 """The model that orders candidates: a weighted sum of their features and a small network's correction of it.
 
 Fitted on validation examples, whose targets no source has seen: on training examples every source would look better
-than it is. The sum is fitted first, as forty purchases are enough for it; the network behind it starts at zero and is
-kept as far as it helps purchases that neither has seen, which takes hundreds (docs/log.md has the learning curves).
-Both by a listwise softmax. Imports torch: import it inside functions only.
+than it is. The sum is fitted first. It begins as one in which every source's order counts alike, and a handful of
+purchases makes it better; the network behind it starts at zero and is kept as far as it helps purchases that neither
+has seen, which takes hundreds (docs/log.md has the learning curves). Both by a listwise softmax. Imports torch: import
+it inside functions only.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ from ml.settings import RankerSettings
 FORMAT = "hemline-ranker-3"
 _CLIP = 6.0
 """Standard deviations beyond which a feature says no more."""
-_PENALTY = 1.0
-"""Of the sum's squared weights. From 0.3 to 3 made no difference on a real log from 40 purchases on (docs/log.md)."""
+_PRIOR = 0.5
+"""What a place lost in one source's order takes from the sum before any purchase is read, in standard deviations."""
+_PENALTY = 3.0
+"""Of the squared distance of the sum's weights from where they begin. On a real log, from 0.3 to 3 made no difference
+from 40 purchases on, and under 20 the more was the better, up to 3 (docs/log.md)."""
 _DECAY = 0.1
 """AdamW's decay of the correction's weights."""
 _ALL = [*FEATURES, *ANSWER_FEATURES]
@@ -149,13 +153,10 @@ class Ranker(nn.Module):
 def fit_ranker(examples: Sequence[RankedExample], settings: RankerSettings) -> Ranker:
     """Fit on most of the examples and keep the epoch with the best NDCG@10 on the others.
 
-    Raises BadInputError where there are too few examples, HemlineError where a feature or the loss is not finite.
+    Raises BadInputError where there is no example, HemlineError where a feature or the loss is not finite.
     """
-    if len(examples) < settings.min_examples:
-        raise BadInputError(
-            f"ranker: {len(examples)} validation examples have their purchase among the candidates, expected at least "
-            f"{settings.min_examples} (setting `recommendations.ranker.min_examples`)"
-        )
+    if not examples:
+        raise BadInputError("ranker: no validation purchase is among the candidates that the sources propose")
     torch.manual_seed(settings.seed)
     order = np.random.default_rng(settings.seed).permutation(len(examples))
     held = max(1, int(len(order) * settings.held_out_share))
@@ -174,8 +175,9 @@ def _fit_sum(ranker: Ranker, examples: Sequence[RankedExample]) -> None:
     ranker.get_buffer("mean").copy_(torch.from_numpy(features.mean(axis=0)))
     ranker.get_buffer("scale").copy_(torch.from_numpy(np.maximum(features.std(axis=0), 1e-3)))
     scaled = ranker.scaled(torch.from_numpy(features))
-    nothing = torch.zeros(len(features))
-    ranker.get_buffer("weights").copy_(fit_weights(scaled, nothing, *_shape(examples), penalty=_PENALTY))
+    begin = torch.tensor([-_PRIOR if name.endswith("_rank") else 0.0 for name in FEATURES])
+    learnt = fit_weights(scaled, scaled @ begin, *_shape(examples), penalty=_PENALTY)
+    ranker.get_buffer("weights").copy_(begin + learnt)
 
 
 def _best_epoch(

@@ -95,12 +95,11 @@ def _unseen_scores(
     """Return the scores of every question's candidates, and of the answered ones' with those the answer brought."""
     plain: dict[int, np.ndarray] = {}
     answered: dict[int, np.ndarray] = {}
-    small = settings.model_copy(update={"min_examples": 1})
     for fold in range(FOLDS):
         known = [e for place, e in enumerate(questions.plain) if e is not None and place % FOLDS != fold]
         if not known:
             continue
-        ranker = fit_ranker(known, small)
+        ranker = fit_ranker(known, settings)
         for scores, examples in ((plain, dict(enumerate(questions.plain))), (answered, questions.answered)):
             for place, example in examples.items():
                 if example is not None and place % FOLDS == fold:

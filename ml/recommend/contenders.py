@@ -131,7 +131,7 @@ class Ours:
         return Ranked(name, ranks, lists, 0.0, answering.seconds + ranking.seconds, peak)
 
     def _fused(self) -> Ranked | None:
-        """Return the fusion's ranks; None where validation has too few examples to fit the ranker on."""
+        """Return the fusion's ranks; None where validation has no example to fit the ranker on."""
         with timed() as fit:
             sources = self._sources()
             try:
@@ -156,6 +156,7 @@ class Ours:
                 if view.validation.num_rows:
                     sibling = Ours(view, self.registry, self.scope, fit_references(view, OURS_READS), self.run)
                     asked.extend(sibling._questions(sibling._sources()))
+        self.run.metric(f"{self.view.name}/ranker_questions", asked.usable())
         stacked = fit_stacked(asked, chosen)
         if stacked.ranks_with:
             gain = compare(stacked.ranks_with, stacked.ranks_without, self.settings.evaluation)

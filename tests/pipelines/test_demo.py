@@ -33,7 +33,7 @@ def folder(spark, tmp_path_factory):
         "generation": {"max_users": 8, "max_new_tokens": 12, "beams": 3, "candidates": 5},
         "item_embeddings": {"epochs": 1, "dim": 16},
         "title_encoder": {"epochs": 1, "dim": 16, "hidden": 16},
-        "recommendations": {"ranker": {"min_examples": 2, "answered": 4, "epochs": 2}},
+        "recommendations": {"ranker": {"answered": 4, "epochs": 2}},
     }
     file.write_text(yaml.safe_dump({**values, **small}))
     return folder

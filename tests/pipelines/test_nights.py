@@ -170,7 +170,7 @@ def test_ours_and_the_others_are_scored_on_every_view(shop):
 
 
 def test_a_category_too_small_for_a_ranker_of_its_own_is_ranked_by_one_of_all_that_share_its_models(shop):
-    """Bags has one validation purchase and Footwear two: a ranker takes three."""
+    """Bags has one validation purchase and Footwear two, fewer than `min_examples`."""
     validation = {
         category: sum(
             row["temporal_split"] == "validation" for row in shop.rows("training_sequences", category=category)
@@ -181,7 +181,10 @@ def test_a_category_too_small_for_a_ranker_of_its_own_is_ranked_by_one_of_all_th
     for category in validation:
         rows = shop.rows("evaluation_metrics", category=category)
         found = {row["system"] for row in rows if (row["split"], row["actions"]) == ("temporal", "all")}
-        assert found >= {"ours", "ours_mixup"}, "without a ranker, ours is the mixup"
+        assert found >= {"ours", "ours_mixup"}
+        (run,) = {row["run_id"] for row in rows if row["system"] == "ours"}
+        (asked,) = model_registry(shop.settings).client.get_metric_history(run, "temporal/all/ranker_questions")
+        assert asked.value > validation[category], "the others' purchases are read too"
 
 
 def test_a_number_says_from_which_data_settings_seed_and_code_it_comes(shop):
