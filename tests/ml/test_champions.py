@@ -66,10 +66,18 @@ def test_a_rolled_back_version_cannot_be_promoted(registry, fitted):
     assert used(registry) == "1"
 
 
-def test_a_rollback_that_fails_half_way_is_done_by_repeating_it(registry, fitted):
+@pytest.mark.parametrize(
+    ("table", "when"),
+    [
+        ("registered_model_aliases", "1"),
+        ("model_version_tags", "NEW.key = 'rolled_back_to'"),
+        ("model_version_tags", "NEW.key = 'rolled_back_at'"),
+    ],
+)
+def test_a_rollback_that_fails_half_way_is_done_by_repeating_it(registry, fitted, table, when):
     for number in (1.0, 2.0, 3.0):
         fitted(number)
-    with failing(registry, "registered_model_aliases"), pytest.raises(MlflowException):
+    with failing(registry, table, when), pytest.raises(MlflowException):
         rollback(registry, KIND, SCOPE)
     assert used(registry) == "3"
     assert rollback(registry, KIND, SCOPE).after == "2" and used(registry) == "2"
