@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import date, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import pyarrow as pa
@@ -14,8 +15,10 @@ import pytest
 import yaml
 from small_shop import Shop, event, write_events
 
-from ml.log import inputs_of_days
+import ml.log
+from ml.log import inputs_of_days, partition_window
 from ml.warehouse import Warehouse
+from pipelines.jobs import SELECTIONS
 from pipelines.run import RunFailedError, Runner
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +76,29 @@ def made(monkeypatch):
     return days
 
 
+@pytest.fixture
+def chunks(monkeypatch):
+    """What each chunk reads from here on, in which Spark application, and what Spark keeps in memory as it begins."""
+    seen = SimpleNamespace(raw=[], interactions=[], applications=set(), kept=[])
+    read, frame = ml.log.read_raw, Warehouse.frame
+
+    def reading(session, folder, days):
+        seen.raw.append(list(days))
+        seen.applications.add(session.sparkContext.applicationId)
+        seen.kept.append(session.sparkContext._jsc.getPersistentRDDs().size())
+        return read(session, folder, days)
+
+    def framed(self, session, table, days=None, **levels):
+        if table == "interactions":
+            seen.interactions.append(days)
+            seen.applications.add(session.sparkContext.applicationId)
+        return frame(self, session, table, days, **levels)
+
+    monkeypatch.setattr(ml.log, "read_raw", reading)
+    monkeypatch.setattr(Warehouse, "frame", framed)
+    return seen
+
+
 def ingest(shop, first=DAYS[0], last=DAYS[-1]):
     """Run the job over a range; return what it logged."""
     runner = Runner(shop.settings)
@@ -95,7 +121,7 @@ def stop_at(monkeypatch, day):
     monkeypatch.setattr(module, "put_in_place", failing)
 
 
-def test_a_killed_backfill_makes_only_the_rest_and_ends_in_the_same_tables(spark, log, made):
+def test_a_killed_backfill_makes_only_the_rest_and_ends_in_the_same_tables(spark, log, made, chunks):
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(log.file), DAYS[0], DAYS[-1], f"/interactions/date={DAYS[3]}"],
         cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -106,6 +132,7 @@ def test_a_killed_backfill_makes_only_the_rest_and_ends_in_the_same_tables(spark
     said = ingest(log)
     assert made["interactions"] == made["rejected_interactions"] == [DAYS[2:4], DAYS[4:]]
     assert made["query_daily"] == [DAYS[:2], DAYS[2:4], DAYS[4:]]
+    a_chunk_costs_what_it_is_long(chunks, spark)
     assert any("2 of 6 days are there already" in line for line in said)
     assert any(f"{DAYS[4]} … {DAYS[5]} published: 6 of 6 days" in line for line in said)
     after = log.published()
@@ -119,6 +146,14 @@ def test_a_killed_backfill_makes_only_the_rest_and_ends_in_the_same_tables(spark
     ingest(log)
     assert made["interactions"] == [DAYS], "a range that is through is made anew"
     assert log.published() == after, "and is the same, unbroken and in one piece"
+
+
+def a_chunk_costs_what_it_is_long(chunks, spark):
+    """However long the range is: one Spark session, a chunk's own days are read, its rows do not stay in memory."""
+    assert chunks.raw == [partition_window(days, 1) for days in (DAYS[2:4], DAYS[4:])]
+    assert chunks.interactions == [DAYS[:2], DAYS[2:4], DAYS[4:]]
+    assert chunks.applications == {spark.sparkContext.applicationId}
+    assert chunks.kept[1] - chunks.kept[0] <= 1, "the catalogue alone"
 
 
 def each_day_tells_its_own_rows(log):
@@ -162,6 +197,13 @@ def test_a_file_that_changes_while_its_days_are_made_has_them_made_again(spark, 
         ingest(log, last=DAYS[2])
     ingest(log, last=DAYS[2])
     assert "new" in {row["event_id"] for row in log.rows("interactions", date=DAYS[0])}
+
+
+def test_dagster_makes_a_range_in_one_run(log):
+    """A range asked for in the UI too: else it starts a run, with a Spark session, for each day."""
+    graph = Runner(log.settings).definitions.resolve_asset_graph()
+    for table in SELECTIONS["ingest"]:
+        assert graph.get(dg.AssetKey(table)).backfill_policy == dg.BackfillPolicy.single_run(), table
 
 
 def test_a_day_is_made_from_its_files_the_catalogue_and_the_settings(log):
