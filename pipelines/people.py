@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from assets.common import scope_categories
 from ml.errors import HemlineError
-from ml.people.databases import scrub_database, vacuum
+from ml.people.databases import SQLITE, scrub_database, vacuum
 from ml.people.files import all_scopes, scrub_logs
 from ml.people.forgetting import Forgotten, forget
 from ml.people.models import FittedOn, models_due
@@ -33,7 +32,7 @@ def forget_customers(
     """
     warehouse, registry = warehouse or open_warehouse(settings), model_registry(settings)
     scopes = {scope: scope_categories(settings, warehouse, scope) for scope in all_scopes(settings)}
-    busy: list[Path] = []
+    busy: list[str] = []
     done = forget(
         settings,
         warehouse,
@@ -48,14 +47,14 @@ def forget_customers(
     )
     if busy:
         raise HemlineError(
-            f"{', '.join(path.name for path in busy)}: in use, so that what was deleted still lies in free pages "
-            "of the file. All else is done: stop `hemline ui`, then run this again"
+            f"{', '.join(busy)}: in use, so that what was deleted still lies in files of the database. "
+            "All else is done: stop `hemline ui`, then run this again"
         )
     return done
 
 
-def scrub_records(settings: Settings, busy: list[Path], scrub: Scrub) -> Mapping[str, int]:
-    """Take customers out of Dagster's databases and logs; SQLite's free pages too, MLflow's among them.
+def scrub_records(settings: Settings, busy: list[str], scrub: Scrub) -> Mapping[str, int]:
+    """Take customers out of Dagster's databases and logs; what was deleted too, in MLflow's database as well.
 
     Return what was changed, by place; databases that another process uses are appended to `busy`.
     """
@@ -64,15 +63,12 @@ def scrub_records(settings: Settings, busy: list[Path], scrub: Scrub) -> Mapping
     home = dagster_home(settings)
     with dg.DagsterInstance.from_config(str(home)) as instance:
         remote = [url for url in _storage_urls(instance) if not url.startswith("sqlite")]
-    files = sorted(path for path in home.rglob("*.db") if path.is_file())
+    urls = [*remote, *(f"{SQLITE}{path}" for path in sorted(home.rglob("*.db")) if path.is_file())]
     counts = {
-        "dagster records": sum(_scrub(url, scrub) for url in [*remote, *(f"sqlite:///{path}" for path in files)]),
+        "dagster records": sum(_scrub(url, scrub) for url in urls),
         "dagster logs": scrub_logs(home, scrub),
     }
-    uri = tracking_uri(settings)
-    if uri.startswith("sqlite:///"):
-        files.append(Path(uri.removeprefix("sqlite:///")))
-    busy += [path for path in files if path.exists() and not vacuum(path)]
+    busy += [_database(url) for url in [*urls, tracking_uri(settings)] if not vacuum(url)]
     return {place: count for place, count in counts.items() if count}
 
 
@@ -80,6 +76,13 @@ def _storage_urls(instance: object) -> set[str]:
     """Return the addresses of the databases an instance keeps its runs, events and schedules in."""
     names = ("run_storage", "event_log_storage", "schedule_storage")
     return {url for name in names if (url := getattr(getattr(instance, name, None), "postgres_url", None))}
+
+
+def _database(url: str) -> str:
+    """Return a database's name or its file's, for messages."""
+    import sqlalchemy as sa
+
+    return (sa.make_url(url).database or "").rpartition("/")[2]
 
 
 def _scrub(url: str, scrub: Scrub) -> int:

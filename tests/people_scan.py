@@ -1,7 +1,8 @@
 """Looks for words in everything below a folder, decoded: what a person could read of it with any tool.
 
 Parquet by values, statistics, dictionaries and metadata, token ids as text; SQLite by values, and as raw bytes with its
-free pages and logs; JSON with its escapes resolved; NumPy, safetensors, Arrow, archives; and every file's bytes.
+free pages and logs; PostgreSQL by values and statistics; JSON with its escapes resolved; NumPy, safetensors, Arrow,
+archives; and every file's bytes.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import html
 import json
 import sqlite3
 import zipfile
+import zlib
 from collections.abc import Callable, Collection, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,28 @@ def texts(path: Path, decode: Callable[[list[int]], str] | None = None) -> Itera
             else [content.decode("utf-8", "replace")]
         ):
             yield from _json(line)
+
+
+def server_findings(query: Callable[[str], list[tuple]], words: Collection[str]) -> dict[str, set[str]]:
+    """Every table of a PostgreSQL database that holds one of `words`, or whose statistics do, with those it holds."""
+    found: dict[str, set[str]] = {}
+    names = [name for (name,) in query("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
+    rows = {name: query(f'SELECT * FROM "{name}"') for name in names}
+    rows["pg_stats"] = query("SELECT most_common_vals::text, histogram_bounds::text FROM pg_stats")
+    for name in rows:
+        for value in (value for row in rows[name] for value in row):
+            text = _unpacked(bytes(value)) if isinstance(value, bytes | memoryview) else _plain(value)
+            held = {word for word in words if word in text}
+            if held:
+                found.setdefault(name, set()).update(held)
+    return found
+
+
+def _unpacked(content: bytes) -> str:
+    """Bytes as text, decompressed where they are packed, as Dagster's snapshots are."""
+    with suppress(zlib.error):
+        content = zlib.decompress(content)
+    return content.decode("utf-8", "replace")
 
 
 def _json(text: str) -> Iterator[str]:

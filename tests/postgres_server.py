@@ -31,18 +31,25 @@ class Server:
         return f"postgresql+psycopg2://hemline@127.0.0.1:{self.port}/{database}"
 
     def query(self, database, sql):
-        """Rows of a query."""
+        """Rows of a query; of a command, none."""
         import psycopg2
 
         connection = psycopg2.connect(
             host="127.0.0.1", port=self.port, user="hemline", password=PASSWORD, dbname=database
         )
         try:
+            connection.autocommit = True  # some commands run in no transaction
             with connection.cursor() as cursor:
                 cursor.execute(sql)
-                return cursor.fetchall()
+                return cursor.fetchall() if cursor.description else []
         finally:
             connection.close()
+
+    def files(self):
+        """The folder of the files in which tables, indexes and statistics lie, as they are now."""
+        self.query("postgres", "CHECKPOINT")
+        ((data,),) = self.query("postgres", "SHOW data_directory")
+        return Path(data) / "base"
 
 
 def programs():

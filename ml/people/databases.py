@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from ml.people.scrub import Scrub
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Table
 
+SQLITE = "sqlite:///"
 _BUSY_SECONDS = 30
+_LOCK_NOT_AVAILABLE = "55P03"
 _ROWS = 500
 
 
@@ -22,24 +24,32 @@ def scrub_database(connection: Connection, scrub: Scrub) -> int:
 
     Values that are JSON keep their structure (`Scrub.value`); other values are names and keys, and stay.
     """
+    return sum(
+        _scrub_column(connection, table, name, scrub)
+        for table in _tables(connection)
+        if "id" in table.columns
+        for name in _texts(table)
+    )
+
+
+def _tables(connection: Connection) -> list[Table]:
+    """Return the tables with free text."""
     import sqlalchemy as sa
 
     metadata = sa.MetaData()
     metadata.reflect(connection)
-    changed = 0
-    for table in metadata.sorted_tables:
-        names = [column.name for column in table.columns if isinstance(column.type, sa.String)]  # TEXT is one
-        if "id" not in table.columns or not names:
-            continue
-        for name in names:
-            changed += _scrub_column(connection, table, name, scrub)
-    return changed
+    return [table for table in metadata.sorted_tables if _texts(table)]
 
 
-def _scrub_column(connection: Connection, table: object, name: str, scrub: Scrub) -> int:
+def _texts(table: Table) -> list[str]:
     import sqlalchemy as sa
 
-    assert isinstance(table, sa.Table)
+    return [column.name for column in table.columns if isinstance(column.type, sa.String)]  # TEXT is one
+
+
+def _scrub_column(connection: Connection, table: Table, name: str, scrub: Scrub) -> int:
+    import sqlalchemy as sa
+
     identity, column, last, changed = table.c["id"], table.c[name], None, 0
     while True:
         query = sa.select(identity, column).order_by(identity).limit(_ROWS)
@@ -66,11 +76,20 @@ def _clean(text: object, scrub: Scrub) -> str | None:
     return None if clean == value else json.dumps(clean)
 
 
-def vacuum(path: Path) -> bool:
-    """Write a SQLite database anew, so that nothing deleted is left in the file or its log.
+def vacuum(url: str) -> bool:
+    """Write a database anew, so that nothing deleted is left in its files; return False where it is in use.
 
-    Return False where another process is using it.
+    Another kind than SQLite and PostgreSQL, or a server before it, is left to whoever runs that.
     """
+    if url.startswith(SQLITE):
+        return _vacuum_sqlite(Path(url.removeprefix(SQLITE)))
+    return not url.startswith("postgresql") or _vacuum_postgres(url)
+
+
+def _vacuum_sqlite(path: Path) -> bool:
+    """Empty the free pages and the log of a file, if there is one."""
+    if not path.exists():
+        return True
     try:
         with closing(sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
             connection.execute("VACUUM")
@@ -80,3 +99,28 @@ def vacuum(path: Path) -> bool:
         if "locked" in str(error) or "busy" in str(error):
             return False
         raise
+
+
+def _vacuum_postgres(url: str) -> bool:
+    """Write every table with text into new files, and draw the samples of their values anew that planning keeps.
+
+    PostgreSQL leaves a changed row's old version in its place: a plain VACUUM frees that and does not erase it.
+    """
+    import sqlalchemy as sa
+    from sqlalchemy.exc import OperationalError
+
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            connection.execute(sa.text(f"SET lock_timeout = '{_BUSY_SECONDS}s'"))
+            for table in _tables(connection):
+                name = engine.dialect.identifier_preparer.format_table(table)
+                connection.execute(sa.text(f"VACUUM (FULL, ANALYZE) {name}"))
+            connection.execute(sa.text("VACUUM FULL pg_catalog.pg_statistic"))  # the samples' old versions
+        return True
+    except OperationalError as error:
+        if getattr(error.orig, "pgcode", None) == _LOCK_NOT_AVAILABLE:
+            return False
+        raise
+    finally:
+        engine.dispose()

@@ -62,6 +62,16 @@ class Cache:
                 if path.name not in named and path.is_file() and self._is_old(path):
                     path.unlink(missing_ok=True)
 
+    def clear(self, named: Collection[Path], grace_seconds: float) -> None:
+        """Remove all that is not `named`, once nobody has asked for it for `grace_seconds`.
+
+        Copies of partitions that were removed go, which nobody asks for again, and what killed readers had begun.
+        """
+        for path in [path for path in self.root.rglob("*") if path.is_file() and path not in named]:
+            with suppress(FileNotFoundError):
+                time.sleep(min(grace_seconds, max(0.0, path.stat().st_mtime + grace_seconds - time.time())))
+                path.unlink()
+
     def _is_old(self, path: Path) -> bool:
         with suppress(FileNotFoundError):
             return time.time() - path.stat().st_mtime >= self._keep_seconds

@@ -64,3 +64,6 @@ class LocalStore:
         if folder.is_dir():
             set_outgoing(self.local, folder)
             fsync_path(folder.parent)
+
+    def clear(self, grace_seconds: float) -> None:
+        """Do nothing: what was replaced or removed lies in staging."""

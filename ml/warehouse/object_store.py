@@ -8,14 +8,14 @@ new. A plain glob sees both versions from the first completion to the last delet
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ml.files import write_file
-from ml.tables import Table
+from ml.tables import TABLES, Table
 from ml.warehouse import paths
 from ml.warehouse.bucket import Bucket, StoreError, Upload
 from ml.warehouse.cache import Cache
@@ -146,6 +146,29 @@ class ObjectStore:
             for file in removed:
                 self._bucket.delete(file.key)
             self._cache.forget(Path(partition), ())
+
+    def clear(self, grace_seconds: float) -> None:
+        """Remove files that no head names, uploads that nobody completed, and copies of what is not published.
+
+        A publication removes what dead writers left of its own partition; this, what they left of any.
+        """
+        copies: set[Path] = set()
+        for table in TABLES.values():
+            published = self._published(table, {}, lambda values: True)
+            copies |= {self._cache.root / path / file.name for _, path, files in published for file in files}
+            for partition in self._littered(table, {file.key for _, _, files in published for file in files}):
+                # Below the lease: another machine's writer, whose files are not named yet, is waited for.
+                with self._heads.lease(partition.as_posix(), self._wait_seconds) as lease:
+                    self._sweep(partition, lease.files)
+        self._cache.clear(copies, grace_seconds)
+
+    def _littered(self, table: Table, named: Collection[str]) -> list[Path]:
+        """Return the partitions in whose folders lie files beside those `named`, or uploads."""
+        below = f"{table.name}/"
+        keys = {entry.key for entry in self._bucket.list(below)} - set(named)
+        keys |= {upload.key for upload in self._bucket.uploads(below)}
+        folders = {Path(key).parent for key in keys}
+        return sorted(folder for folder in folders if len(folder.parts) == 1 + len(table.levels))
 
     def _sweep(self, partition: Path, files: tuple[StoredFile, ...]) -> bool:
         """Remove what dead writers left of the partition; return whether its own files are all there, in their size."""

@@ -47,3 +47,10 @@ class Store(Protocol):
     def remove(self, path: Path) -> None:
         """Take a partition, or all below a path of outer levels, out of the table. The caller excludes as in `put`."""
         ...
+
+    def clear(self, grace_seconds: float) -> None:
+        """Remove what no partition names and what is beyond `local`'s staging; readers get `grace_seconds` to let go.
+
+        For a caller that keeps this machine's writers away.
+        """
+        ...

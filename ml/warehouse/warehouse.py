@@ -261,8 +261,9 @@ class Warehouse:
         return no_steps(self.root, on_wait)
 
     def clear(self) -> None:
-        """Remove replaced versions and killed writers' leftovers from the disk; waits until no reader needs them."""
+        """Remove replaced versions and killed writers' leftovers, copies too; waits until no reader needs them."""
         clear(self.root, self._grace_seconds)
+        self.store.clear(self._grace_seconds)
 
     def partitions(self, table: str) -> list[dict[str, str]]:
         """Return the level values of every published partition, in order."""

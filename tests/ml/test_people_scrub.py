@@ -71,8 +71,8 @@ def test_what_was_deleted_is_in_no_free_page_and_a_database_in_use_is_told(tmp_p
     with closing(sqlite3.connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM a").fetchone()
-        assert not vacuum(path)
-    assert vacuum(path)
+        assert not vacuum(f"sqlite:///{path}")
+    assert vacuum(f"sqlite:///{path}")
     assert b"canary" not in b"".join(part.read_bytes() for part in tmp_path.iterdir())
 
 
