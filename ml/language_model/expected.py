@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from ml.language_model.batches import PromptTokens
 from ml.language_model.loading import has_gpu
 from ml.settings import LanguageModelSettings
 
@@ -15,8 +15,7 @@ _LONG_SECONDS = 4 * 3600
 
 def slow_fit(prompts: pa.Table, settings: LanguageModelSettings) -> str | None:
     """Return a warning where a fit on these `prompts` may take more than four hours on this machine's CPU."""
-    lengths = pc.add(pc.list_value_length(prompts["input_ids"]), pc.list_value_length(prompts["response_ids"]))
-    tokens = (pc.sum(lengths).as_py() or 0) * (settings.epochs + settings.hard_share * settings.hard_epochs)
+    tokens = PromptTokens(prompts).lengths.sum() * (settings.epochs + settings.hard_share * settings.hard_epochs)
     slow, fast = (tokens / speed for speed in _TOKENS_A_SECOND)
     if slow < _LONG_SECONDS or has_gpu():
         return None
