@@ -237,7 +237,8 @@ class RankerSettings(Section):
     )
     min_examples: Positive = Field(
         default=20,
-        description="with fewer of its own, a category is evaluated by a ranker of all that share models",
+        description="with fewer, the sum begins with the sources' order; a category with fewer of its own is evaluated "
+        "by a ranker of all that share its models",
     )
     next_item: Literal["none", "sasrec", "gru4rec"] = Field(
         default="sasrec", description="the sequential network that is one more source of candidates (docs/log.md)"
