@@ -84,7 +84,7 @@ def fit_stacked(questions: Questions, settings: RankerSettings, rank_all: bool =
             scores = scores + _fit_weights(others, questions.answered).scores(example.answer)
         ranks_with.append(_rank(scores, example))
     gain = ndcg_at_k(ranks_with, 10).mean() - ndcg_at_k(ranks_without, 10).mean()
-    if settings.use_answers == "always" or gain > 0:
+    if answered and (settings.use_answers == "always" or gain > 0):  # a lone purchase is in no other's fold
         ranker.answers = _fit_weights(answered, questions.answered)
     return Stacked(ranker, ranks_with, ranks_without, unseen)
 
