@@ -51,10 +51,10 @@ def made(folder, warehouse=None, registry=None):
     return warehouse
 
 
-def forget_in(folder, users, on_point=lambda point: None, warehouse=None):
+def forget_in(folder, users, on_point=lambda point: None, warehouse=None, on_wait=lambda: None):
     """Forget customers of the shop in `folder`, which keeps no records of an orchestrator."""
     settings = Settings(home=folder, warehouse=folder / "warehouse", report=folder / "report", categories=["Hats"])
     warehouse = warehouse or Warehouse(settings.warehouse, grace_seconds=0, on_point=on_point)
     registry = ModelRegistry(f"sqlite:///{folder}/mlflow.db", folder / "artifacts", folder / "cache")
     spark = SparkSource(SparkSettings())
-    return forget(settings, warehouse, registry, spark, users, {"Hats": ["Hats"]}, lambda scrub: {})
+    return forget(settings, warehouse, registry, spark, users, {"Hats": ["Hats"]}, lambda scrub: {}, on_wait)

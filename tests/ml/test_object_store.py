@@ -6,6 +6,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from botocore.stub import Stubber
 from object_store_places import BUCKET, copies_of, fresh_url, object_store, plain_rows, warehouse_at
 from pydantic import ValidationError
 from test_warehouse_faults import DAY, ROWS, noise, version
@@ -15,7 +16,7 @@ from ml.settings import ObjectStoreSettings, Settings
 from ml.tables import TABLES
 from ml.transient import is_transient
 from ml.warehouse import TableCheckError, Warehouse, open_warehouse
-from ml.warehouse.bucket import StoreError
+from ml.warehouse.bucket import Bucket, StoreError
 from ml.warehouse.files import name_by_content
 from ml.warehouse.object_store import ObjectStore
 from pipelines.settings import load_settings
@@ -170,6 +171,15 @@ def test_errors_are_told_in_words_without_secrets(s3, tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     assert "set AWS_ACCESS_KEY_ID" in str(failure(fresh_url()))
+
+
+def test_a_store_that_refuses_says_which_rights_are_needed(s3):
+    bucket = Bucket(fresh_url(), ObjectStoreSettings(endpoint=s3.endpoint))
+    with Stubber(bucket._client) as refusing:
+        refusing.add_client_error("get_object", "AccessDenied", http_status_code=403)
+        with pytest.raises(StoreError, match="must be allowed to list, read, write and delete there") as caught:
+            bucket.get("head.json")
+    assert not is_transient(caught.value), "a person must mend it"
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 import json
 
+import pyarrow as pa
+
 from ml.log import clean, partition_window, read_raw
 from ml.people.ingestion import without_suppressed
 from ml.people.suppression import Suppression, add
 from ml.settings import LogSettings
-from tests.ml.raw_logs import event, write_csv, write_parquet
+from tests.ml.raw_logs import SCHEMA, event, write_csv, write_json, write_parquet, write_table
 
 DAY = "2026-03-02"
 GONE = "gone-for-good"
@@ -33,6 +35,19 @@ def test_their_events_rejects_and_broken_lines_are_left_out_and_all_others_stay(
     assert [len(rows) for rows in left] == [2, 3]
     assert [sorted(row["event_id"] or "" for row in rows) for rows in left] == [["c1", "e1"], ["c3", "e2", "e3"]]
     assert GONE not in json.dumps(left, default=str)
+
+
+def test_ids_that_could_not_be_read_as_ids_are_recognised(spark, tmp_path):
+    """A line that is cut short in its id, and an id that is of another type than the contract's."""
+    cut = [f'{{"event_id": "g1", "user_id": "{GONE}", "act', '{"event_id": "s1", "user_id": "somebody", "act']
+    with write_json(tmp_path / "log", DAY, [event("e1")]).open("a") as file:
+        file.write("\n".join(cut) + "\n")
+    numbers = pa.table({name: [row[name] for row in (event("f1"), event("f2"))] for name in SCHEMA.names}, SCHEMA)
+    write_table(tmp_path / "log", DAY, numbers.set_column(1, "user_id", pa.array([7.0, 12.5])))
+    suppression = add(tmp_path / "home", None, [GONE, "12.5"])
+    before, left = (made(spark, tmp_path / "log", some) for some in (Suppression(), suppression))
+    assert [len(rows) for rows in before] == [2, 3]
+    assert [len(rows) for rows in left] == [2, 1] and "somebody" in left[1][0]["row"]
 
 
 def test_neither_an_id_nor_the_key_stands_in_the_plan(spark, tmp_path):

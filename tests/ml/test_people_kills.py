@@ -3,6 +3,8 @@
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,17 @@ def test_what_a_kill_left_the_same_call_takes_out(tmp_path, point, number):
     assert [record["event"] for record in records] == ["begun", "begun", "done"]
     assert not forget_in(tmp_path, [CANARY]).removed, "said again, nothing is left to do"
     assert {name for record in records for name in record["customers"]} == {suppression_of(settings).hash(CANARY)}
+
+
+def test_it_waits_for_a_step_that_writes_and_says_so(tmp_path):
+    warehouse, waiting = made(tmp_path), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        with warehouse.step("recommendations"):
+            forgetting = pool.submit(forget_in, tmp_path, [CANARY], on_wait=waiting.set)
+            assert waiting.wait(30) and not forgetting.done()
+            assert warehouse.dataset("recommendations").count_rows() == 4, "nothing is taken out yet"
+            assert suppression_of(Settings(home=tmp_path)).holds(CANARY), "but nothing new comes in"
+        assert forgetting.result(60).removed
 
 
 def test_an_unknown_customer_is_suppressed_and_nothing_else_happens(tmp_path):

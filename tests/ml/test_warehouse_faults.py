@@ -236,6 +236,29 @@ def test_readers_never_see_mixed_or_missing_rows_while_writers_run_and_die(root,
     assert published(root, "Clothing") > 0, "the writers did publish"
 
 
+def test_a_replaced_partition_is_whole_after_every_step_on_the_disk(root, monkeypatch):
+    """A reader in a loop may be too slow for a moment without the folder: this one looks after each change."""
+    warehouse, seen = Warehouse(root, grace_seconds=0), []
+    leaf = Path(warehouse.location("recommendations", **CLOTHING))
+
+    def names():
+        return tuple(sorted(path.name for path in leaf.glob("*")))
+
+    def watched(change):
+        def call(*arguments, **named):
+            done = change(*arguments, **named)
+            seen.append(names())
+            return done
+
+        return call
+
+    old = names()
+    for change in ("rename", "replace", "rmdir", "unlink"):
+        monkeypatch.setattr(os, change, watched(getattr(os, change)))
+    warehouse.publish("recommendations", version(1), **CLOTHING)
+    assert len(seen) >= 3 and old and set(seen) == {old, names()}
+
+
 def test_a_reader_that_opened_the_old_folder_never_finds_it_empty(root):
     """It gets the old names, whose paths are gone, and fails loudly; an empty listing would be missing rows."""
     warehouse = Warehouse(root)

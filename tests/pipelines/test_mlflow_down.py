@@ -125,6 +125,11 @@ def published(settings):
     return {str(p): p.stat().st_mtime_ns for p in sorted(settings.warehouse.glob("[!_]*/**/*.parquet"))}
 
 
+def files_on(server):
+    """The files of models that lie on the server."""
+    return list(server.folder.rglob("model.safetensors"))
+
+
 def test_without_its_server_a_night_fails_in_words_before_or_after_a_table_and_goes_on_later(
     server, settings, monkeypatch
 ):
@@ -154,18 +159,20 @@ def test_a_server_killed_in_a_registration_leaves_the_champion_and_removal_reach
 ):
     registry = model_registry(settings)
     registry.promote(register(registry, tmp_path / "first", [1.0]))
+    files_before = len(files_on(server))
     with after(monkeypatch, TrackedRun, "_ensure_model", server.kill), pytest.raises(MlflowException):
-        register(registry, tmp_path / "second", [2.0])  # its files are on the server, its version is not
+        register(registry, tmp_path / "second", [2.0])
+    assert len(files_on(server)) == files_before + 1, "files come first: no version is ever without them"
     server.start()
     assert registry.used_version("item_embeddings", "Clothing") == "1"
     assert len(registry.versions("item_embeddings", "Clothing")) == 1
     for number in (2.0, 3.0):
         registry.promote(register(registry, tmp_path / f"again {number}", [number]))
     (one,) = unneeded_versions(registry, RetentionSettings(champions=2), {}, time.time() + 365 * 86_400)
-    files = len(list(server.folder.rglob("model.safetensors")))
+    files = len(files_on(server))
     one.remove()
     assert "item_embeddings 1" in one.what and one.bytes is None
-    assert len(list(server.folder.rglob("model.safetensors"))) == files - 1
+    assert len(files_on(server)) == files - 1
     with pytest.raises(HemlineError, match="version 1 were removed on"):
         registry.version("item_embeddings", "Clothing", "1")
     assert registry.champion("item_embeddings", "Clothing").version == "3"
