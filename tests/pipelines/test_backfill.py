@@ -16,7 +16,9 @@ import yaml
 from small_shop import Shop, event, write_events
 
 import ml.log
+from ml.finished_days import FinishedDays
 from ml.log import inputs_of_days, partition_window
+from ml.tables import TABLES
 from ml.warehouse import Warehouse
 from pipelines.jobs import SELECTIONS
 from pipelines.run import RunFailedError, Runner
@@ -181,6 +183,20 @@ def test_what_would_be_made_otherwise_now_is_made_again(spark, log, made, monkey
     assert made["interactions"] == [DAYS[:2], [DAYS[2], DAYS[4]], [DAYS[5]]], "all but the fourth day"
     assert "new" in {row["event_id"] for row in log.rows("interactions", date=DAYS[0])}
     assert log.warehouse.is_whole("interactions", date=DAYS[2])
+
+
+def test_a_day_that_was_replaced_meanwhile_is_made_again(tmp_path):
+    """From a backup, say: whole, and not what the range has made."""
+    warehouse, day = Warehouse(tmp_path / "warehouse"), DAYS[0]
+    schema = TABLES["query_daily"].schema
+    warehouse.publish("query_daily", schema.empty_table(), date=day)
+    FinishedDays(tmp_path / "days.json", warehouse, ["query_daily"]).add({day: "its files"})
+    assert FinishedDays(tmp_path / "days.json", warehouse, ["query_daily"]).holds(day, "its files")
+    row = {name: 1 if pa.types.is_integer(schema.field(name).type) else "hat" for name in schema.names}
+    other = pa.Table.from_pylist([row], schema)
+    warehouse.publish("query_daily", other, date=day)
+    assert warehouse.is_whole("query_daily", date=day)
+    assert not FinishedDays(tmp_path / "days.json", warehouse, ["query_daily"]).holds(day, "its files")
 
 
 def test_a_file_that_changes_while_its_days_are_made_has_them_made_again(spark, log, monkeypatch):
