@@ -1,5 +1,6 @@
 """The warehouse on an object store: what plain readers and ours see, caches, settings, and errors in words."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ from ml.settings import ObjectStoreSettings, Settings
 from ml.tables import TABLES
 from ml.transient import is_transient
 from ml.warehouse import TableCheckError, Warehouse, open_warehouse
-from ml.warehouse.bucket import Bucket, StoreError
+from ml.warehouse.bucket import Bucket, StoreError, Upload
 from ml.warehouse.files import name_by_content
 from ml.warehouse.object_store import ObjectStore
 from pipelines.settings import load_settings
@@ -180,6 +181,18 @@ def test_a_store_that_refuses_says_which_rights_are_needed(s3):
         with pytest.raises(StoreError, match="must be allowed to list, read, write and delete there") as caught:
             bucket.get("head.json")
     assert not is_transient(caught.value), "a person must mend it"
+
+
+@pytest.mark.parametrize(("there", "done"), [(5, True), (4, False)])
+def test_an_upload_that_the_store_no_longer_knows_was_completed_if_its_object_is_there(s3, there, done):
+    """A completion sent again after its answer got lost: Amazon's store may forget the upload, moto's does not."""
+    bucket, upload = Bucket(fresh_url(), ObjectStoreSettings(endpoint=s3.endpoint)), Upload("part", "id", 5)
+    with Stubber(bucket._client) as store:
+        store.add_client_error("complete_multipart_upload", "NoSuchUpload", http_status_code=404)
+        store.add_response("head_object", {"ContentLength": there})
+        with nullcontext() if done else pytest.raises(StoreError, match="the store answers NoSuchUpload"):
+            bucket.complete(upload)
+        store.assert_no_pending_responses()
 
 
 @pytest.mark.parametrize(
