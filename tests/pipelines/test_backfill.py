@@ -189,14 +189,18 @@ def test_a_day_that_was_replaced_meanwhile_is_made_again(tmp_path):
     """From a backup, say: whole, and not what the range has made."""
     warehouse, day = Warehouse(tmp_path / "warehouse"), DAYS[0]
     schema = TABLES["query_daily"].schema
+
+    def finished():
+        return FinishedDays(tmp_path / "days.json", warehouse, ["query_daily"])
+
     warehouse.publish("query_daily", schema.empty_table(), date=day)
-    FinishedDays(tmp_path / "days.json", warehouse, ["query_daily"]).add({day: "its files"})
-    assert FinishedDays(tmp_path / "days.json", warehouse, ["query_daily"]).holds(day, "its files")
+    finished().add({day: "its files"})
+    assert finished().holds(day, "its files")
     row = {name: 1 if pa.types.is_integer(schema.field(name).type) else "hat" for name in schema.names}
     other = pa.Table.from_pylist([row], schema)
     warehouse.publish("query_daily", other, date=day)
     assert warehouse.is_whole("query_daily", date=day)
-    assert not FinishedDays(tmp_path / "days.json", warehouse, ["query_daily"]).holds(day, "its files")
+    assert not finished().holds(day, "its files")
 
 
 def test_a_file_that_changes_while_its_days_are_made_has_them_made_again(spark, log, monkeypatch):
