@@ -28,7 +28,7 @@ def lists_keep_their_promises(
     """Look at every category of the run's day."""
     from ml.log import available_items
     from ml.recommend.promises import broken_promises, list_length
-    from ml.recommend.serving import shelf
+    from ml.recommend.shelf import shelf
 
     day = checked_day(context, warehouse, "recommendations")
     if day is None:
@@ -54,18 +54,20 @@ def every_active_customer_has_a_list(
 ) -> dg.AssetCheckResult:
     """Compare the customers of the day's histories with those of each category's lists."""
     from ml.log import available_items
+    from ml.recommend.promises import customers_missing
 
     day = checked_day(context, warehouse, "recommendations")
     if day is None:
         return dg.AssetCheckResult(passed=False, metadata={"day": "none"})
-    active = set(warehouse.read("user_histories", ["user_id"], date=day)["user_id"].to_pylist())
+    histories = warehouse.files("user_histories", date=day)
     available = available_items(warehouse, day, settings.recommendations.available_days)
     missing = {}
     for category in warehouse.level_values("recommendations", "category", date=day):
         if not available.get(category):
             continue
-        rows = warehouse.read("recommendations", ["user_id"], date=day, category=category)
-        missing[category] = len(active - set(rows["user_id"].to_pylist()))
+        missing[category] = customers_missing(
+            histories, warehouse.files("recommendations", date=day, category=category)
+        )
     return dg.AssetCheckResult(
         passed=not any(missing.values()), metadata={"day": day, **{f"missing {c}": n for c, n in missing.items()}}
     )

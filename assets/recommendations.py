@@ -2,12 +2,13 @@
 
 from collections import Counter
 from datetime import date, timedelta
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from assets.common import NightlyConfig, chosen_categories, scope_of, table_metadata
+from assets.common import PREVIEW_ROWS, NightlyConfig, chosen_categories, scope_of, table_metadata
 from assets.define import asset
 from assets.plots import log_probabilities_figure, newest_days, plots, realised_figure, sources_figure
 from assets.tracking import code_version, fit_tags, settings_hash
@@ -41,31 +42,32 @@ def generations(
     """What the language model writes for the most active customers: an item of the shelf, and a title."""
     from ml.log import available_items
     from ml.memory import memory_as_of
-    from ml.recommend.generating import CategoryNight, choose_users
-    from ml.recommend.serving import answers_are_read, require_champion, shelf
+    from ml.recommend.generating import CategoryNight
+    from ml.recommend.parts import Part, most_active
+    from ml.recommend.serving import answers_are_read, require_champion
+    from ml.recommend.shelf import shelf
 
     day = context.partition_key
     categories = chosen_categories(config, settings)
     with timed() as cost:
-        histories = warehouse.read("user_histories", date=day)
+        histories = Part.open(warehouse, "user_histories", date=day)
         available = available_items(warehouse, day, settings.recommendations.available_days)
         memory = memory_as_of(warehouse, warehouse.read("query_vectors"), settings.memory, day)
-        nights, kept, waiting = {}, {}, []
+        nights, kept = {}, dict[str, dict[str, Any]]()
         for category in categories:
             scope = scope_of(settings, warehouse, category)
             adapter = require_champion(registry, "adapter", scope)
-            own = histories.filter(pc.field("category") == category)
-            if not answers_are_read(settings, registry, scope):
-                context.log.info(f"{category}: nobody is asked, the ranker of {scope!r} found answers of no use")
-                own = own.slice(0, 0)
             items = shelf(settings, warehouse, day, category, available)
-            nights[category] = CategoryNight(settings, warehouse, day, category, own, items, memory, adapter, spark)
-            kept[category] = nights[category].unchanged()
-            waiting.append(own.filter(~pc.field("user_id").isin(pa.array(sorted(kept[category]), pa.string()))))
-        chosen = choose_users(pa.concat_tables(waiting), categories, settings.generation.max_users)
+            night = CategoryNight(settings, warehouse, day, category, histories, items, memory, adapter, spark)
+            nights[category] = night
+            if answers_are_read(settings, registry, scope):
+                kept[category] = night.unchanged()
+            else:
+                context.log.info(f"{category}: nobody is asked, the ranker of {scope!r} found answers of no use")
+        chosen = most_active(histories, list(kept), settings.generation.max_users, kept)
         published, totals, seconds = [], Counter[str](), 0.0
         for category in categories:
-            night = nights[category].write(chosen[category], kept[category])
+            night = nights[category].write(chosen.get(category, ()), kept.get(category, {}))
             published.append(warehouse.publish("generations", night.rows, date=day, category=category))
             totals.update(written=night.written, unchanged=night.kept, failed_closed=night.failed)
             seconds += night.seconds
@@ -97,12 +99,15 @@ def recommendations(
     settings: dg.ResourceParam[Settings],
     warehouse: dg.ResourceParam[Warehouse],
     registry: dg.ResourceParam[ModelRegistry],
+    spark: dg.ResourceParam[SparkSource],
 ) -> dg.MaterializeResult:
     """The best K items for every active customer; checked whole before anyone can read them."""
     from ml.log import available_items
-    from ml.recommend.nightly import night_lists, writer_of
+    from ml.recommend.lists_on_spark import night_frame
+    from ml.recommend.nightly import NightTask, customers_by_source, night_rows, writer_of
     from ml.recommend.promises import promises
-    from ml.recommend.serving import load_serving_models, shelf
+    from ml.recommend.serving import serving_versions
+    from ml.recommend.shelf import shelf
 
     day = context.partition_key
     categories = chosen_categories(config, settings)
@@ -111,23 +116,22 @@ def recommendations(
         published, sources = [], Counter[str]()
         for category in categories:
             writer = writer_of(warehouse, day, category)
-            models = load_serving_models(registry, scope_of(settings, warehouse, category), writer)
+            versions = serving_versions(registry, scope_of(settings, warehouse, category), writer)
             items = shelf(settings, warehouse, day, category, available)
-            lists = night_lists(settings, warehouse, day, category, items, models)
-            published.append(
-                warehouse.publish(
-                    "recommendations",
-                    lists.batches,
-                    checks=promises(settings, items, day),
-                    date=day,
-                    category=category,
-                )
-            )
-            sources.update(lists.customers)
-            context.log.info(f"{category}: {dict(lists.customers)} customers over {len(items.items)} items")
+            task = NightTask.open(settings, warehouse, day, category, items, versions)
+            checks, levels = promises(settings, items, day), {"date": day, "category": category}
+            if settings.recommendations.executors == "spark":
+                frame = night_frame(spark.session, task)
+                published.append(warehouse.publish_frame("recommendations", frame, checks=checks, **levels))
+            else:
+                rows = night_rows(task, warehouse)
+                published.append(warehouse.publish("recommendations", rows, checks=checks, **levels))
+            made = customers_by_source(warehouse.files("recommendations", **levels))
+            sources.update(made)
+            context.log.info(f"{category}: {made} customers over {len(items.items)} items")
     return dg.MaterializeResult(
         metadata={
-            **table_metadata(published, warehouse.read("recommendations", date=day), cost),
+            **table_metadata(published, warehouse.head("recommendations", PREVIEW_ROWS, date=day), cost),
             **{f"customers_{source}": count for source, count in sorted(sources.items())},
             **plots(customers_by_source=sources_figure(sources)),
             "code_version": code_version(),
@@ -163,9 +167,10 @@ def realised(
             if not warehouse.exists("recommendations", date=yesterday, category=category):
                 context.log.info(f"{category}: no table was published for {yesterday}, so nothing can be scored")
                 continue
-            table = warehouse.read("recommendations", date=yesterday, category=category)
             purchases = bought.filter(pc.field("category") == category).select(["user_id", "item_id"])
-            parts.append(realised_rows(table, purchases, settings.evaluation, settings.recommendations.k, category))
+            buyers = pc.field("user_id").isin(purchases["user_id"].combine_chunks())
+            lists = warehouse.read("recommendations", where=buyers, date=yesterday, category=category)
+            parts.append(realised_rows(lists, purchases, settings.evaluation, settings.recommendations.k, category))
         rows = pa.concat_tables(parts)
         published = warehouse.publish("realised", rows, date=day)
     days = newest_days(warehouse.days("realised"), day)

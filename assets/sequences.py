@@ -3,7 +3,7 @@
 import dagster as dg
 import pyarrow as pa
 
-from assets.common import TrainConfig, as_of_day, table_metadata
+from assets.common import PREVIEW_ROWS, TrainConfig, as_of_day, table_metadata
 from assets.define import asset
 from assets.plots import item_steps_figure, plots
 from ml.measure import timed
@@ -86,17 +86,18 @@ def user_histories(
 ) -> dg.MaterializeResult:
     """The newest steps of every active customer, up to the end of the day."""
     from ml import sequences
+    from ml.recommend.parts import customer_count
 
     with timed() as cost:
         day = context.partition_key
         events = warehouse.frame(spark.session, "interactions", days=(settings.start_date, day))
         rows = sequences.user_histories(events, settings.sequences, day, settings.recommendations.active_days)
         published = warehouse.publish_frame("user_histories", rows, date=day)
-    preview = warehouse.read("user_histories", date=day)
+    preview = warehouse.head("user_histories", PREVIEW_ROWS, date=day)
     return dg.MaterializeResult(
         metadata={
             **table_metadata([published], preview, cost),
-            "active_customers": len(set(preview["user_id"].to_pylist())),
+            "active_customers": customer_count(warehouse.files("user_histories", date=day)),
         }
     )
 

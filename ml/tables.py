@@ -299,7 +299,7 @@ _ALL = [
         "user_histories",
         "an active user's steps in one category up to the day",
         [
-            _CATEGORY,
+            Column("category", S, "The steps' category; `other`, and no step, for who is active without any."),
             Column("user_id", S, "The customer."),
             Column("steps", pa.list_(STEP), "The newest steps up to the end of the day, oldest first."),
             Column("item_steps", I32, "How many of them are clicks or purchases."),

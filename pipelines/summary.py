@@ -31,15 +31,14 @@ def print_customer(console: Console, settings: Settings, user: str, day: str | N
     if day not in days:
         raise BadInputError(f"--date {day}: nothing is published for it; there are {days[0]} … {days[-1]}")
     titles = _titles(warehouse)
-    histories = warehouse.read("user_histories", date=day)
-    own = histories.filter(pc.field("user_id") == user).to_pylist()
+    own = warehouse.read("user_histories", where=pc.field("user_id") == user, date=day).to_pylist()
     if not own:
         raise BadInputError(
             f"customer {user!r}: not active in the {settings.recommendations.active_days} days to {day}"
         )
     for category in warehouse.level_values("recommendations", "category", date=day):
-        rows = warehouse.read("recommendations", date=day, category=category)
-        listed = sorted(rows.filter(pc.field("user_id") == user).to_pylist(), key=lambda r: r["rank"])
+        rows = warehouse.read("recommendations", where=pc.field("user_id") == user, date=day, category=category)
+        listed = sorted(rows.to_pylist(), key=lambda r: r["rank"])
         steps = next((h["steps"] for h in own if h["category"] == category), [])
         console.print(_customer_table(f"{user} · {category} · {day}", steps, listed, titles))
 

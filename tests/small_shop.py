@@ -24,6 +24,8 @@ AS_OF, EVE, LAST = DAYS[-3:]
 CATEGORIES = ["Clothing", "Footwear", "Bags", "Gifts"]
 """Clothing has its own models; Footwear shares by setting, Bags because it is small; Gifts has no item at all."""
 BAGS = [f"bag-{number}" for number in range(5)]
+LOOKING = "just-looking"
+"""A customer who is active by a search alone, which led to no item and so to no category."""
 PLANTED = "planted-item"
 PLANTED_QUERY = "zebra umbrella"
 ODD_TITLES = {
@@ -160,14 +162,15 @@ def write_events(shop: Shop, day: str, rows: list[dict[str, Any]], name: str = "
 
 
 def _daily_extras(number: int, day: str) -> list[dict[str, Any]]:
-    """One customer's bags, one customer of odd titles, and on one night two rows that break the contract."""
+    """One customer's bags, one of odd titles; on one night two rows that break the contract, and a lone search."""
     bag, odd = BAGS[number % len(BAGS)], list(ODD_TITLES)[number % len(ODD_TITLES)]
     broken = [
         event(f"bad-action-{day}", day, action="stare"),
         event(f"bad-item-{day}", day, item_id="not-in-the-catalogue"),
     ]
+    search = event(f"looking-{day}", day, user_id=LOOKING, action="search", item_id=None, query="something else")
     return [
-        *(broken if day == EVE else []),
+        *([*broken, search] if day == EVE else []),
         event(f"bag-click-{day}", day, item_id=bag),
         event(f"bag-bought-{day}", day, item_id=bag, action="purchase", minute=5),
         event(f"odd-click-{day}", day, user_id="odd-lover", item_id=odd),

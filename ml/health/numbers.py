@@ -67,8 +67,8 @@ def night_numbers(warehouse: Warehouse, day: str, before: str | None, categories
 
 
 def _register(connection: DuckDBPyConnection, warehouse: Warehouse, name: str, day: str, category: str) -> None:
-    columns = ["user_id", "rank", "item_id", "score", "source", "fitted_until"]
-    connection.register(name, warehouse.read("recommendations", columns, date=day, category=category))
+    files = [str(path) for path in warehouse.files("recommendations", date=day, category=category)]
+    connection.read_parquet(files, hive_partitioning=False).create_view(name)
 
 
 def _realised(warehouse: Warehouse, day: str, category: str) -> list[dict[str, object]]:

@@ -5,6 +5,6 @@
 """
 
 from ml.ranking.asked import Asked, asked_of_examples, asked_of_histories
-from ml.ranking.sources import Sources
+from ml.ranking.sources import Demand, Sources
 
-__all__ = ["Asked", "Sources", "asked_of_examples", "asked_of_histories"]
+__all__ = ["Asked", "Demand", "Sources", "asked_of_examples", "asked_of_histories"]

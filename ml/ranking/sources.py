@@ -25,6 +25,31 @@ WINDOWS = (1.0, 3.0, 7.0, 28.0, float("inf"))
 
 
 @dataclass(frozen=True)
+class Demand:
+    """What was asked for lately: `steps` of each of `items` in each of `WINDOWS`, float32 [windows, items].
+
+    `age_days` [items] are the days from an item's first step to the newest of all, -1 without a step.
+    """
+
+    items: list[str]
+    steps: np.ndarray
+    age_days: np.ndarray
+
+    @classmethod
+    def of(cls, sequences: ItemSequences) -> Demand:
+        """Count the steps of `sequences`, back from the newest."""
+        size = len(sequences.items)
+        steps = np.concatenate([np.empty(0, np.int64), *sequences.sequences])
+        times = np.concatenate([np.empty(0), *sequences.times])
+        newest = times.max(initial=0.0)
+        counts = [np.bincount(steps[times > newest - days], minlength=size).astype(np.float32) for days in WINDOWS]
+        first = np.full(size, np.inf)
+        np.minimum.at(first, steps, times)
+        ages = np.where(np.isfinite(first), newest - first, -1.0).astype(np.float32)
+        return cls(sequences.items, np.stack(counts), ages)
+
+
+@dataclass(frozen=True)
 class Scores:
     """A block of customers' scores of every item, float32 [customers, items]; None where nobody has the input."""
 
@@ -40,8 +65,8 @@ class Scores:
 class Sources:
     """The candidate items, and everything that scores them.
 
-    Fitted parts (co-occurrence, transitions, item vectors, title encoder) come fitted; popularity and age are counted
-    from `sequences`, the steps of the training part, or of all that a night knows.
+    Fitted parts (co-occurrence, transitions, item vectors, title encoder) come fitted; `demand` is that of the training
+    part, or of all that a night knows.
     """
 
     def __init__(
@@ -53,7 +78,7 @@ class Sources:
         core: Core,
         knn: ItemKNN,
         markov: Markov,
-        sequences: ItemSequences,
+        demand: Demand,
         next_item: System | None = None,
     ) -> None:
         """`texts` (title and attributes) and `title_vectors` [items, dim] (made by `encoder`) are those of `items`.
@@ -71,7 +96,9 @@ class Sources:
         self._next_row, self._next_place = self._rows_of(listed), {item: row for row, item in enumerate(listed)}
         self._siblings: dict[int, np.ndarray] = {}
         self._counted = {item: row for row, item in enumerate(knn.items)}
-        self._count(sequences)
+        counted = self._rows_of(demand.items)
+        self.popularity = _columns(demand.steps, counted, 0.0)
+        self.age_days = _columns(demand.age_days[None], counted, -1.0)[0]
         self._read_texts(texts)
 
     def scores(self, asked: Sequence[Asked]) -> Scores:
@@ -128,21 +155,6 @@ class Sources:
         """Return each item's row in a source's vocabulary, -1 where the source does not know it."""
         index = {item: row for row, item in enumerate(vocabulary)}
         return np.array([index.get(item, -1) for item in self.items], dtype=np.int64)
-
-    def _count(self, sequences: ItemSequences) -> None:
-        rows = np.array([self.row_of.get(item, -1) for item in sequences.items], dtype=np.int64)
-        empty = not sequences.sequences
-        steps = np.empty(0, np.int64) if empty else rows[np.concatenate(sequences.sequences)]
-        times = np.empty(0) if empty else np.concatenate(sequences.times)
-        times, steps = times[steps >= 0], steps[steps >= 0]
-        newest = times.max(initial=0.0)
-        size = len(self.items)
-        self.popularity = np.stack(
-            [np.bincount(steps[times > newest - days], minlength=size).astype(np.float32) for days in WINDOWS]
-        )
-        first = np.full(size, np.inf)
-        np.minimum.at(first, steps, times)
-        self.age_days = np.where(np.isfinite(first), newest - first, -1.0).astype(np.float32)
 
     def _read_texts(self, texts: Sequence[str]) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer

@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 from ml.errors import BadInputError
 from ml.evaluation import ItemExamples, System, best_items, compare, item_examples, rank_targets, references
 from ml.measure import Cost, timed
+from ml.ranking import Demand
+from ml.recommend.counting import Counted
 from ml.recommend.fitting import TitleVectors, fit_title_encoder, load_title_vectors
 from ml.recommend.fusing import build_sources, encoded_titles, examples_asked, fit_next_item, questions
 from ml.recommend.mixup_ranking import MixupRanking
@@ -201,10 +203,10 @@ class Ours:
 
     def _sources(self) -> Sources:
         own, view = self.fitted, self.view
+        counted = Counted(own["item_knn"], own["markov"], Demand.of(view.train_items))
         following = fit_next_item(self.settings.recommendations.ranker, view.train_items, view.validation_items)
         return build_sources(
-            self.data.catalog, self.vectors, self.titles, own["core"].core, own["item_knn"], own["markov"],
-            view.train_items, following,
+            self.data.catalog, self.vectors, self.titles, own["core"].core, counted, following
         )  # fmt: skip
 
     def _answers(self, examples: Any) -> dict[str, Generated]:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from ml.days import end_of_day
 from ml.ranking import asked_of_histories
-from ml.recommend.fusing import Fusion, build_sources, category_items, counting_as_of
+from ml.recommend.fusing import build_sources, category_items
 from ml.recommend.generating import current_query
 from ml.recommend.serving import shelf_vectors
 from ml.settings import Settings
@@ -18,52 +18,62 @@ from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
     from ml.generation import Generated
+    from ml.ranking import Sources
+    from ml.recommend.counting import Counted
     from ml.recommend.lists import Ranked
-    from ml.recommend.serving import ServingModels, Shelf
+    from ml.recommend.serving import ServingModels
+    from ml.recommend.shelf import Shelf
 
 
-def fused_lists(
-    settings: Settings,
-    warehouse: Warehouse,
-    day: str,
-    category: str,
-    histories: pa.Table,
-    chosen: pa.Table,
-    generations: pa.Table,
-    shelf: Shelf,
-    models: ServingModels,
-    fusion: Fusion,
-    bought: Mapping[str, set[str]],
-) -> dict[str, Ranked]:
-    """Return the lists of the customers in `chosen` (rows of `histories`), by user id.
+class FusedLists:
+    """Makes lists of one category and night, customers by customers; the sources are built once.
 
-    Counting sources are fitted on all `histories` of the category, so that tonight's demand counts tonight.
+    `counted` is what is counted of all histories of the category, so that tonight's demand counts tonight; None where
+    nobody has an item step. `models` have a ranker.
     """
-    from ml.memory import memory_as_of
-    from ml.ranking.fusion import best_items
 
-    counted = counting_as_of(histories, fusion.counting.get(category))
-    if counted is None or not chosen.num_rows:
-        return {}
-    data, knn, markov = counted
-    items = category_items(warehouse, category)
-    items = items.filter(pc.field("item_id").isin(pa.array(shelf.items, pa.string())))
-    vectors = shelf_vectors(models.title_index, items["item_id"].to_pylist(), models.titles.encode, shelf)
-    sources = build_sources(items, vectors, models.titles, models.core, knn, markov, data, fusion.next_item)
-    queries = [current_query(steps) for steps in chosen["steps"].to_pylist()]
-    memory = memory_as_of(warehouse, warehouse.read("query_vectors"), settings.memory, day)
-    known = sorted({query for query in queries if query})
-    products = dict(zip(known, memory.lookup(category, known), strict=True)) if known else {}
-    said = answers(generations) if fusion.ranker.uses_answers else {}
-    asked = asked_of_histories(chosen, end_of_day(day, settings.log.zone), queries, products, said)
-    users = chosen["user_id"].to_pylist()
-    excluded = [bought.get(user, set()) for user in users]
-    lists = best_items(asked, sources, fusion.ranker, settings.recommendations.k, excluded)
-    return {
-        user: [(item, "fusion", score) for item, score in items]
-        for user, items in zip(users, lists, strict=True)
-        if items
-    }
+    def __init__(
+        self,
+        settings: Settings,
+        warehouse: Warehouse,
+        day: str,
+        category: str,
+        counted: Counted | None,
+        shelf: Shelf,
+        models: ServingModels,
+    ) -> None:
+        from ml.memory import memory_as_of
+
+        assert models.fusion is not None
+        self._settings, self._category, self._ranker = settings, category, models.fusion.ranker
+        self._moment = end_of_day(day, settings.log.zone)
+        self._memory = memory_as_of(warehouse, warehouse.read("query_vectors"), settings.memory, day)
+        self._sources: Sources | None = None
+        if counted is not None:
+            items = category_items(warehouse, category)
+            items = items.filter(pc.field("item_id").isin(pa.array(shelf.items, pa.string())))
+            vectors = shelf_vectors(models.title_index, items["item_id"].to_pylist(), models.titles.encode, shelf)
+            self._sources = build_sources(items, vectors, models.titles, models.core, counted, models.fusion.next_item)
+
+    def of(self, histories: pa.Table, generations: pa.Table, bought: Mapping[str, set[str]]) -> dict[str, Ranked]:
+        """Return the lists of the customers of `histories`, by user id; `bought` are items to leave out."""
+        from ml.ranking.fusion import best_items
+
+        if self._sources is None or not histories.num_rows:
+            return {}
+        queries = [current_query(steps) for steps in histories["steps"].to_pylist()]
+        known = sorted({query for query in queries if query})
+        products = dict(zip(known, self._memory.lookup(self._category, known), strict=True)) if known else {}
+        said = answers(generations) if self._ranker.uses_answers else {}
+        asked = asked_of_histories(histories, self._moment, queries, products, said)
+        users = histories["user_id"].to_pylist()
+        excluded = [bought.get(user, set()) for user in users]
+        lists = best_items(asked, self._sources, self._ranker, self._settings.recommendations.k, excluded)
+        return {
+            user: [(item, "fusion", score) for item, score in items]
+            for user, items in zip(users, lists, strict=True)
+            if items
+        }
 
 
 def answers(generations: pa.Table) -> dict[str, Generated]:

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ml.evaluation.references import ItemKNN, Markov
 from ml.ranking import Sources, asked_of_examples
+from ml.recommend.counting import Counted, fit_counting, temporal_sequences
 from ml.recommend.examples import part_of, read_examples
 from ml.recommend.fitting import Fitted, fresh
 from ml.recommend.nights import seen_the_night_before
-from ml.sequences import ItemSequences, item_sequences
+from ml.sequences import ItemSequences
 from ml.settings import RankerSettings, Settings
 from ml.warehouse import Warehouse
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ml.retrieval import Core
 
 _COUNTING, _NEXT_ITEM = "counting.json", "next_item"
-_CHOSEN = ("half_life_days", "rank_decay", "self_weight")
 
 
 @dataclass(frozen=True)
@@ -97,14 +96,14 @@ def build_sources(
     title_vectors: np.ndarray,
     encoder: TitleVectors,
     core: Core,
-    knn: ItemKNN,
-    markov: Markov,
-    data: ItemSequences,
+    counted: Counted,
     next_item: NeuralSystem | None,
 ) -> Sources:
     """Return the sources over the catalogue rows `items`, whose titles' vectors are given."""
     listed = items["item_id"].to_pylist()
-    return Sources(listed, item_texts(items), title_vectors, encoder, core, knn, markov, data, next_item)
+    return Sources(
+        listed, item_texts(items), title_vectors, encoder, core, counted.knn, counted.markov, counted.demand, next_item
+    )
 
 
 def fit_next_item(settings: RankerSettings, data: ItemSequences, validation: ItemSequences) -> NeuralSystem | None:
@@ -162,22 +161,6 @@ def questions(
     return Questions(ranked_examples(asked, targets, sources), dict(zip(answered, again, strict=True)))
 
 
-def temporal_sequences(examples: pa.Table) -> tuple[ItemSequences, ItemSequences]:
-    """Return the temporal split's training sequences, and those of its validation part."""
-    data = item_sequences(examples, "temporal", "train")
-    held_out = part_of(examples, "temporal", "validation")
-    return data, item_sequences(held_out, "temporal", "train_validation", data.items)
-
-
-def fit_counting(examples: pa.Table) -> tuple[ItemSequences, ItemKNN, Markov]:
-    """Return the temporal split's training sequences, and item-kNN and Markov that choose on its validation part."""
-    data, held_out = temporal_sequences(examples)
-    knn, markov = ItemKNN(), Markov()
-    knn.fit(data, held_out)
-    markov.fit(data, held_out)
-    return data, knn, markov
-
-
 def fit_fusion(
     settings: Settings,
     warehouse: Warehouse,
@@ -206,13 +189,13 @@ def fit_fusion(
         sample = validation_nights(settings, examples, ranker.examples)
         if not sample.num_rows:
             continue
-        data, knn, markov = fit_counting(examples)
+        counted = fit_counting(examples)
         items = category_items(warehouse, category)
         vectors = encoded_titles(encoder, items["title"].to_pylist())
-        sources = build_sources(items, vectors, encoder, core, knn, markov, data, following)
+        sources = build_sources(items, vectors, encoder, core, counted, following)
         asked.extend(questions(settings, warehouse, sample, answers.get(category, {}), sources))
         newest = max([newest, *(day.isoformat() for day in sample["target_date"].to_pylist())])
-        counting[category] = {name: getattr(knn, name) for name in _CHOSEN} | {"markov_self_weight": markov.self_weight}
+        counting[category] = counted.chosen()
     stacked = fit_stacked(asked, ranker, rank_all=True)
     Fusion(stacked.ranker, counting, following).save(fresh(folder))
     fitted = Fitted(folder, "ranker", asked.usable(), newest)
@@ -245,34 +228,3 @@ def validation_answers(
         if sample.num_rows:
             answers[category] = answer_examples(settings, warehouse, registry, category, scope, sample, "all")
     return answers
-
-
-def counting_as_of(
-    histories: pa.Table, chosen: Mapping[str, float] | None
-) -> tuple[ItemSequences, ItemKNN, Markov] | None:
-    """Return the counting sources of a night, fitted on what its customers did up to its day; None without a step."""
-    data = history_sequences(histories)
-    if not data.sequences:
-        return None
-    knn, markov = ItemKNN(), Markov()
-    for name, value in (chosen or {}).items():
-        if name == "markov_self_weight":
-            markov.self_weight = value
-        else:
-            setattr(knn, name, value)
-    knn.fit(data)
-    markov.fit(data)
-    return data, knn, markov
-
-
-def history_sequences(histories: pa.Table) -> ItemSequences:
-    """Return the item steps of `user_histories` rows as sequences, one a row that has any."""
-    kept = [[s for s in steps if s["item_id"]] for steps in histories["steps"].to_pylist()]
-    kept = [steps for steps in kept if steps]
-    items = sorted({step["item_id"] for steps in kept for step in steps})
-    row_of = {item: row for row, item in enumerate(items)}
-    return ItemSequences(
-        items,
-        [np.array([row_of[step["item_id"]] for step in steps], np.int32) for steps in kept],
-        [np.array([step["event_time"].timestamp() / 86_400 for step in steps]) for steps in kept],
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ml.recommend.parts import Part
 from ml.recommend.prompting import PromptTools, prompt_tools
 from ml.settings import Settings
 from ml.tables import TABLES
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ml.generation import Generated
     from ml.memory import QueryMemory
     from ml.model_version import ModelVersion
-    from ml.recommend.serving import Shelf
+    from ml.recommend.shelf import Shelf
     from ml.spark import SparkSource
 
 EXAMPLES = 8
@@ -39,20 +40,6 @@ class Night:
     kept: int = 0
     failed: int = 0
     seconds: float = 0.0
-
-
-def choose_users(histories: pa.Table, categories: Sequence[str], limit: int) -> dict[str, pa.Table]:
-    """Return the histories the language model runs for: at most `limit` over all `categories`, most active first.
-
-    `histories` are of customers without an answer that still holds. Ties: more item steps first, then category and
-    user id, so that the choice does not depend on the row order.
-    """
-    candidates = histories.filter((pc.field("item_steps") > 0) & pc.field("category").isin(list(categories)))
-    chosen = candidates.sort_by(
-        [("recent_events", "descending"), ("item_steps", "descending"), ("category", "ascending"),
-         ("user_id", "ascending")]
-    ).slice(0, limit)  # fmt: skip
-    return {c: chosen.filter(pc.field("category") == c) for c in categories}
 
 
 def current_query(steps: Sequence[Mapping[str, Any]]) -> str | None:
@@ -74,7 +61,7 @@ def history_prompts(tools: PromptTools, histories: pa.Table, memory: QueryMemory
 
 @dataclass(frozen=True)
 class CategoryNight:
-    """What one category's answers of one night are made from; `histories` are those of the whole category.
+    """What one category's answers of one night are made from; `histories` are those of every category.
 
     `spark` is used where `generation.executors` asks for it.
     """
@@ -83,7 +70,7 @@ class CategoryNight:
     warehouse: Warehouse
     day: str
     category: str
-    histories: pa.Table
+    histories: Part
     shelf: Shelf
     memory: QueryMemory
     adapter: ModelVersion
@@ -100,14 +87,14 @@ class CategoryNight:
         They do where prompt, model and settings are the same and the named item is still on the shelf.
         """
         previous = {user: row for user, row in self._previous().items() if row["item_id"] in self.shelf}
-        own = self.histories.filter(pc.field("user_id").isin(pa.array(sorted(previous), pa.string())))
+        own = self._histories_of(previous)
         if not own.num_rows:
             return {}
         hashes = dict(zip(own["user_id"].to_pylist(), map(self.prompt_hash, self._prompts(own)), strict=True))
         return {user: previous[user] for user, key in hashes.items() if previous[user]["prompt_hash"] == key}
 
-    def write(self, chosen: pa.Table, kept: Mapping[str, dict[str, Any]]) -> Night:
-        """Return tonight's `generations`: new answers for the histories `chosen`, and the rows `kept`.
+    def write(self, users: Sequence[str], kept: Mapping[str, dict[str, Any]]) -> Night:
+        """Return tonight's `generations`: new answers for `users`, and the rows `kept`.
 
         Answers are generated chunk by chunk; finished chunks survive a killed run.
         """
@@ -116,9 +103,10 @@ class CategoryNight:
         from ml.generation import candidate_rows
 
         started = perf_counter()
+        chosen = self._histories_of(users)
         prompts = self._prompts(chosen) if chosen.num_rows else []
-        users = chosen["user_id"].to_pylist()
-        answers = self._generate(prompts, users)
+        asked: list[str] = chosen["user_id"].to_pylist()
+        answers = self._generate(prompts, asked)
         rows = [
             {
                 "user_id": user,
@@ -131,7 +119,7 @@ class CategoryNight:
                 "model_version": self.adapter.version,
                 "generated_on": self.day,
             }
-            for user, prompt, answer in zip(users, prompts, answers, strict=True)
+            for user, prompt, answer in zip(asked, prompts, answers, strict=True)
         ]
         table = pa.Table.from_pylist([*rows, *kept.values()], TABLES["generations"].schema).sort_by("user_id")
         failed = sum(not answer.parsed for answer in answers)
@@ -145,6 +133,9 @@ class CategoryNight:
         digest = hashlib.blake2b(json.dumps(read_by, sort_keys=True).encode(), digest_size=12)
         digest.update(np.asarray(ids, np.int32).tobytes())
         return digest.hexdigest()
+
+    def _histories_of(self, users: Collection[str]) -> pa.Table:
+        return self.histories.of(users, pc.field("category") == self.category)
 
     def _prompts(self, histories: pa.Table) -> list[list[int]]:
         return history_prompts(self.tools, histories, self.memory, self.category)

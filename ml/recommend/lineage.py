@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.errors import BadInputError
@@ -138,5 +137,4 @@ def _of_user(warehouse: Warehouse, table: str, user: str, **levels: str) -> list
     """Return a customer's rows of one partition; none where there is no such partition."""
     if not warehouse.exists(table, **levels):
         return []
-    rows: pa.Table = warehouse.dataset(table, **levels).to_table(filter=pc.field("user_id") == user)
-    return rows.to_pylist()
+    return warehouse.read(table, None, pc.field("user_id") == user, **levels).to_pylist()

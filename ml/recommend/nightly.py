@@ -2,89 +2,148 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ml.recommend.fused_lists import fused_lists
-from ml.recommend.lists import (
-    Indexes,
-    Ranked,
-    UserList,
-    carried_rows,
-    filled,
-    language_model_lists,
-    list_batches,
-    popular_list,
-    retrieval_lists,
-)
-from ml.recommend.serving import night_id_index, night_title_index
+from ml.recommend.carried import carried_rows
+from ml.recommend.counting import counting_as_of
+from ml.recommend.fused_lists import FusedLists
+from ml.recommend.lists import UserList, filled, list_rows, popular_list
+from ml.recommend.mixup_lists import MixupLists
+from ml.recommend.parts import BATCH_USERS, Part
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
-    from ml.recommend.serving import ServingModels, Shelf
+    from pyarrow.compute import Expression
+
+    from ml.recommend.counting import Counted
+    from ml.recommend.serving import ServingModels, ServingVersions
+    from ml.recommend.shelf import Shelf
 
 
 @dataclass(frozen=True)
+class NightTask:
+    """What one category's lists of one night are made from; it can be sent to a process that sees the same folders."""
+
+    settings: Settings
+    day: str
+    category: str
+    shelf: Shelf
+    versions: ServingVersions
+    histories: Part
+    generations: Part
+    previous: Part | None
+    """The newest table before the day's."""
+
+    @classmethod
+    def open(
+        cls, settings: Settings, warehouse: Warehouse, day: str, category: str, shelf: Shelf, versions: ServingVersions
+    ) -> NightTask:
+        """Return the task of what is published now."""
+        before = day_before(warehouse, day, category)
+        return cls(
+            settings, day, category, shelf, versions,
+            Part.open(warehouse, "user_histories", date=day),
+            Part.open(warehouse, "generations", date=day, category=category),
+            Part.open(warehouse, "recommendations", date=before, category=category) if before else None,
+        )  # fmt: skip
+
+    @property
+    def own(self) -> Expression:
+        """Whether a row of the histories is of this category."""
+        return pc.field("category") == self.category
+
+    def ranges(self, customers: int) -> Iterator[tuple[str, str]]:
+        """Yield the first and the last of every `customers` active customers; none where the shelf is empty."""
+        if self.shelf.items:
+            for users in self.histories.customers(customers):
+                yield users[0], users[-1]
+
+    def count(self, models: ServingModels) -> Counted | None:
+        """Return what is counted of all the category's histories, once for all who make lists of them."""
+        if self.settings.recommendations.order != "fusion" or models.fusion is None or not self.shelf.items:
+            return None
+        return counting_as_of(self.histories.batches(["steps"], self.own), models.fusion.counting.get(self.category))
+
+
 class NightLists:
-    """A category's rows, and how many customers got which kind of list."""
-
-    batches: Iterator[pa.RecordBatch]
-    customers: Counter[str]
-
-
-def night_lists(
-    settings: Settings,
-    warehouse: Warehouse,
-    day: str,
-    category: str,
-    shelf: Shelf,
-    models: ServingModels,
-) -> NightLists:
-    """Return the lists of every active customer of `day` in `category`.
+    """Makes the lists of a range of a night's active customers.
 
     First choice: tonight's answer of the language model; then the list carried from the table before; then retrieval
     on the customer's own history; then the category's popular items.
     """
-    k = settings.recommendations.k
-    histories = warehouse.read("user_histories", date=day)
-    everyone = sorted(set(histories["user_id"].to_pylist()))
-    own = histories.filter(pc.field("category") == category)
-    bought = bought_items(own) if settings.recommendations.exclude_bought else {}
-    customers: Counter[str] = Counter()
-    if not shelf.items:
-        return NightLists(iter(()), customers)
-    generations = warehouse.read("generations", date=day, category=category)
-    fusion = models.fusion if settings.recommendations.order == "fusion" else None
-    unheard = fusion is not None and not fusion.ranker.uses_answers  # what no list reads made no list
-    answered = set() if unheard else answered_users(generations, shelf)
-    previous = previous_lists(warehouse, day, category)
-    carried = carried_rows(previous, own, shelf, set(everyone) - answered, settings, models.rolled_back)
-    carried_users = set(carried["user_id"].to_pylist()) if carried is not None else set()
-    fresh = own.filter(~pc.field("user_id").isin(pa.array(sorted(carried_users), pa.string())))
-    if fusion is not None:
-        made = fused_lists(settings, warehouse, day, category, own, fresh, generations, shelf, models, fusion, bought)
-    else:
-        made = mixup_night(settings, fresh, generations, answered, shelf, models, bought)
-    customers["carried"] = len(carried_users)
 
-    def lists() -> Iterator[UserList]:
-        for user in everyone:
-            if user in carried_users:
-                continue
-            source = "popular" if user not in made else "language_model" if user in answered else "retrieval"
-            items = made.get(user) or popular_list(shelf, k, bought.get(user, set()))
-            customers[source] += 1
-            yield UserList(user, filled(items, shelf, k, bought.get(user, set())), source, day)
+    def __init__(self, task: NightTask, warehouse: Warehouse, models: ServingModels, counted: Counted | None) -> None:
+        """`models` are those of the task's versions, `counted` is what the task counts."""
+        self._task, self._shelf = task, task.shelf
+        self._ranked = task.settings.recommendations.order == "fusion" and models.fusion is not None
+        # answers that no list reads made no list
+        self._heard = not self._ranked or (models.fusion is not None and models.fusion.ranker.uses_answers)
+        self._columns = task.versions.columns(task.day, self._ranked)
+        if self._ranked:
+            self._maker = FusedLists(task.settings, warehouse, task.day, task.category, counted, task.shelf, models)
+        else:
+            self._maker = MixupLists(task.settings, task.shelf, models)
 
-    return NightLists(
-        list_batches(lists(), versions(models, day, settings.recommendations.order == "fusion"), carried), customers
-    )
+    def rows(self, first: str, last: str) -> pa.Table:
+        """Return the rows of `recommendations` of the customers from `first` to `last`, in the table's order."""
+        task, settings = self._task, self._task.settings.recommendations
+        histories = task.histories.between(first, last)
+        users = sorted(set(histories["user_id"].to_pylist()))
+        own = histories.filter(task.own)
+        generations = task.generations.between(first, last)
+        answered = answered_users(generations, self._shelf) if self._heard else set()
+        bought = bought_items(own) if settings.exclude_bought else {}
+        carried = self._carried(own, set(users) - answered, first, last)
+        kept = set() if carried is None else set(carried["user_id"].to_pylist())
+        fresh = own.filter(~pc.field("user_id").isin(pa.array(sorted(kept), pa.string())))
+        made = self._maker.of(fresh, generations, bought)
+        lists = []
+        for user in users:
+            if user not in kept:
+                excluded = bought.get(user, set())
+                items = made.get(user) or popular_list(self._shelf, settings.k, excluded)
+                source = "popular" if user not in made else "language_model" if user in answered else "retrieval"
+                lists.append(UserList(user, filled(items, self._shelf, settings.k, excluded), source, task.day))
+        rows = list_rows(lists, self._columns)
+        if carried is None:
+            return rows
+        together = pa.concat_tables([rows, carried.select(rows.schema.names).cast(rows.schema)])
+        return together.sort_by([("user_id", "ascending"), ("rank", "ascending")])
+
+    def _carried(self, own: pa.Table, users: set[str], first: str, last: str) -> pa.Table | None:
+        task = self._task
+        if task.previous is None:
+            return None
+        may_hold = pc.field("source").isin(["language_model", "carried"])
+        previous = task.previous.between(first, last, may_hold)
+        return carried_rows(previous, own, self._shelf, users, task.settings, task.versions.rolled_back)
+
+
+def night_rows(task: NightTask, warehouse: Warehouse, customers: int = BATCH_USERS) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of everybody's lists in the table's order, made for `customers` at a time in this process."""
+    models = task.versions.load()
+    lists = NightLists(task, warehouse, models, task.count(models))
+    for first, last in task.ranges(customers):
+        yield from lists.rows(first, last).to_batches()
+
+
+def customers_by_source(files: Sequence[Path]) -> dict[str, int]:
+    """Return how many customers of a published table have which kind of list."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        query = (
+            "SELECT source, count(*) FROM read_parquet($files, hive_partitioning = false) "
+            "WHERE rank = 1 GROUP BY source ORDER BY source"
+        )
+        return dict(connection.execute(query, {"files": [str(path) for path in files]}).fetchall())
 
 
 def writer_of(warehouse: Warehouse, day: str, category: str) -> str | None:
@@ -93,7 +152,7 @@ def writer_of(warehouse: Warehouse, day: str, category: str) -> str | None:
     A promotion or a rollback may come between the answers and the lists made of them, and the lists must name the
     version that wrote.
     """
-    written = warehouse.read("generations", ["model_version"], date=day, category=category)["model_version"]
+    written = warehouse.head("generations", 1, ["model_version"], date=day, category=category)["model_version"]
     return written[0].as_py() if len(written) else None
 
 
@@ -103,43 +162,10 @@ def answered_users(generations: pa.Table, shelf: Shelf) -> set[str]:
     return {row["user_id"] for row in rows if row["parsed"] and row["item_id"] in shelf}
 
 
-def mixup_night(
-    settings: Settings,
-    histories: pa.Table,
-    generations: pa.Table,
-    answered: set[str],
-    shelf: Shelf,
-    models: ServingModels,
-    bought: Mapping[str, set[str]],
-) -> dict[str, Ranked]:
-    """Return the paper's lists: by the model's answer, else by retrieval on the customer's history."""
-    indexes = Indexes(night_title_index(models, shelf, settings), night_id_index(models, shelf, settings))
-    rest = histories.filter(~pc.field("user_id").isin(pa.array(sorted(answered), pa.string())))
-    return {
-        **retrieval_lists(rest, shelf, models, indexes, settings, bought),
-        **language_model_lists(generations, shelf, models, indexes, settings, bought),
-    }
-
-
-def versions(models: ServingModels, day: str, ranked: bool) -> dict[str, object]:
-    """Return the version columns of lists made by `models` for `day`."""
-    return {
-        "model_version": models.adapter.version,
-        "title_encoder_version": models.title_version.version,
-        "item_embeddings_version": models.core_version.version,
-        "ranker_version": models.ranker_version.version if ranked and models.ranker_version else None,
-        "fitted_until": models.fitted_until or None,
-        "model_from_future": models.fitted_until > day,
-    }
-
-
-def previous_lists(warehouse: Warehouse, day: str, category: str) -> pa.Table | None:
-    """Return the newest published `recommendations` of `category` before `day`, if any."""
-    earlier = [
-        d for d in warehouse.days("recommendations")
-        if d < day and warehouse.exists("recommendations", date=d, category=category)
-    ]  # fmt: skip
-    return warehouse.read("recommendations", date=earlier[-1], category=category) if earlier else None
+def day_before(warehouse: Warehouse, day: str, category: str) -> str | None:
+    """Return the newest day before `day` with published `recommendations` of `category`, if any."""
+    earlier = (d for d in reversed(warehouse.days("recommendations")) if d < day)
+    return next((d for d in earlier if warehouse.exists("recommendations", date=d, category=category)), None)
 
 
 def bought_items(histories: pa.Table) -> dict[str, set[str]]:

@@ -10,7 +10,7 @@ from ml.errors import HemlineError
 from ml.settings import Settings
 
 if TYPE_CHECKING:
-    from ml.recommend.serving import Shelf
+    from ml.recommend.shelf import Shelf
 
 _QUERIES = {
     "a customer has an item twice": "SELECT count(*) - count(DISTINCT (user_id, item_id)) FROM rows",
@@ -52,6 +52,19 @@ def broken_promises(files: Sequence[Path], shelf: Shelf, day: str, k: int | None
             ).fetchone()
             counts[f"a customer does not have {k} items"] = row[0] if row else 0
     return {promise: count for promise, count in counts.items() if count}
+
+
+def customers_missing(histories: Sequence[Path], lists: Sequence[Path]) -> int:
+    """Return how many customers of the histories' files have no row in the lists' files."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        for name, files in (("histories", histories), ("lists", lists)):
+            connection.read_parquet([str(path) for path in files], hive_partitioning=False).create_view(name)
+        row = connection.execute(
+            "SELECT count(DISTINCT user_id) FROM histories ANTI JOIN lists USING (user_id)"
+        ).fetchone()
+    return row[0] if row else 0
 
 
 def list_length(settings: Settings, shelf: Shelf) -> int | None:

@@ -1,52 +1,23 @@
-"""The models a night reads, and the items it may recommend."""
+"""The models a night reads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.compute as pc
 
 from ml.errors import HemlineError
 from ml.recommend.fitting import TitleVectors, load_title_vectors
+from ml.recommend.shelf import Shelf
 from ml.settings import Settings
-from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
     from ml.model_version import ModelVersion
     from ml.recommend.fusing import Fusion
     from ml.registry import ModelRegistry
     from ml.retrieval import Core, VectorIndex
-
-
-@dataclass(frozen=True)
-class ServingModels:
-    """The champions of one model partition, loaded.
-
-    `title_index` is the index of exactly this title encoder, None where none was made yet. `rolled_back` are the
-    versions that a person took out of use, by the column of `recommendations` that names them.
-    """
-
-    scope: str
-    adapter: ModelVersion
-    title_version: ModelVersion
-    core_version: ModelVersion
-    titles: TitleVectors
-    title_index: VectorIndex | None
-    id_index: VectorIndex | None
-    core: Core
-    ranker_version: ModelVersion | None = None
-    fusion: Fusion | None = None
-    rolled_back: Mapping[str, frozenset[str]] = field(default_factory=dict)
-
-    @property
-    def fitted_until(self) -> str:
-        """Newest day any of the models was fitted on."""
-        versions = (self.adapter, self.title_version, self.core_version, self.ranker_version)
-        return max(v.fitted_until or "" for v in versions if v is not None)
 
 
 VERSION_COLUMNS = {
@@ -58,32 +29,80 @@ VERSION_COLUMNS = {
 """Kinds of models, and the column of `recommendations` that names the version a list was made by."""
 
 
-def load_serving_models(registry: ModelRegistry, scope: str, adapter: str | None = None) -> ServingModels:
+@dataclass(frozen=True)
+class ServingVersions:
+    """The versions a night's lists are made by, each with the folder of its files.
+
+    `title_index` is the index of exactly this title encoder, None where none was made yet. Without a ranker, lists are
+    joined by the mixup. `rolled_back` are the versions that a person took out of use, by the column of
+    `recommendations` that names them.
+    """
+
+    scope: str
+    adapter: ModelVersion
+    titles: ModelVersion
+    core: ModelVersion
+    title_index: ModelVersion | None
+    id_index: ModelVersion | None
+    ranker: ModelVersion | None
+    rolled_back: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def columns(self, day: str, ranked: bool) -> dict[str, object]:
+        """Return the version columns of lists made for `day`; `ranked`: in the ranker's order."""
+        made_by = (self.adapter, self.titles, self.core, self.ranker)
+        fitted_until = max(version.fitted_until or "" for version in made_by if version is not None)
+        return {
+            "model_version": self.adapter.version,
+            "title_encoder_version": self.titles.version,
+            "item_embeddings_version": self.core.version,
+            "ranker_version": self.ranker.version if ranked and self.ranker else None,
+            "fitted_until": fitted_until or None,
+            "model_from_future": fitted_until > day,
+        }
+
+    def load(self) -> ServingModels:
+        """Return the models, read from their folders: here, or on any machine that sees them."""
+        from ml.recommend.fusing import Fusion
+        from ml.retrieval import Core, VectorIndex
+
+        return ServingModels(
+            load_title_vectors(self.titles.folder),
+            Core.load(self.core.folder),
+            None if self.title_index is None else VectorIndex.load(self.title_index.folder),
+            None if self.id_index is None else VectorIndex.load(self.id_index.folder),
+            None if self.ranker is None else Fusion.load(self.ranker.folder),
+        )
+
+
+@dataclass(frozen=True)
+class ServingModels:
+    """The models of `ServingVersions`, loaded."""
+
+    titles: TitleVectors
+    core: Core
+    title_index: VectorIndex | None
+    id_index: VectorIndex | None
+    fusion: Fusion | None
+
+
+def serving_versions(registry: ModelRegistry, scope: str, adapter: str | None = None) -> ServingVersions:
     """Return the champions of `scope`; raises HemlineError naming the first that is missing.
 
-    `adapter`: the version that wrote tonight's answers, where it may no longer be the champion. Without a ranker, lists
-    are joined by the mixup.
+    `adapter`: the version that wrote tonight's answers, where it may no longer be the champion.
     """
     from ml.champions import index_of, rolled_back_versions
-    from ml.recommend.fusing import Fusion
-    from ml.retrieval import Core, VectorIndex
 
-    kinds = ("adapter", "title_encoder", "item_embeddings")
-    found = {kind: require_champion(registry, kind, scope) for kind in kinds}
-    title_index = index_of(registry, "title_index", found["title_encoder"])
-    id_index = index_of(registry, "id_index", found["item_embeddings"])
-    ranker = registry.champion("ranker", scope)
-    return ServingModels(
+    adapter_now, titles, core = (
+        require_champion(registry, kind, scope) for kind in ("adapter", "title_encoder", "item_embeddings")
+    )
+    return ServingVersions(
         scope,
-        registry.version("adapter", scope, adapter) if adapter else found["adapter"],
-        found["title_encoder"],
-        found["item_embeddings"],
-        load_title_vectors(found["title_encoder"].folder),
-        None if title_index is None else VectorIndex.load(title_index.folder),
-        None if id_index is None else VectorIndex.load(id_index.folder),
-        Core.load(found["item_embeddings"].folder),
-        ranker,
-        None if ranker is None else Fusion.load(ranker.folder),
+        registry.version("adapter", scope, adapter) if adapter else adapter_now,
+        titles,
+        core,
+        index_of(registry, "title_index", titles),
+        index_of(registry, "id_index", core),
+        registry.champion("ranker", scope),
         {column: frozenset(rolled_back_versions(registry, kind, scope)) for kind, column in VERSION_COLUMNS.items()},
     )
 
@@ -102,44 +121,6 @@ def require_champion(registry: ModelRegistry, kind: str, scope: str) -> ModelVer
     if champion is None:
         raise HemlineError(f"no {kind} is promoted for {scope!r}: run `hemline train` first")
     return champion
-
-
-@dataclass(frozen=True)
-class Shelf:
-    """The items of one category that may be recommended on one day, most popular first."""
-
-    items: list[str]
-    titles: dict[str, str]
-
-    def __contains__(self, item: str | None) -> bool:
-        return item in self.titles
-
-
-def shelf(settings: Settings, warehouse: Warehouse, day: str, category: str, available: dict[str, list[str]]) -> Shelf:
-    """Return the available items of `category`, ordered by purchases in the active window up to `day`, then by id."""
-    items = warehouse.read("catalog", ["item_id", "title", "category"])
-    items = items.filter(pc.field("category") == category)
-    titles = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
-    bought = purchase_counts(warehouse, day, settings.recommendations.active_days)
-    ordered = sorted((i for i in available.get(category, []) if i in titles), key=lambda i: (-bought.get(i, 0), i))
-    return Shelf(ordered, {i: titles[i] for i in ordered})
-
-
-def purchase_counts(warehouse: Warehouse, day: str, window_days: int) -> dict[str, int]:
-    """Return purchases per item in the `window_days` up to and including `day`."""
-    import duckdb
-
-    first = (date.fromisoformat(day) - timedelta(days=window_days - 1)).isoformat()
-    files = [str(path) for path in warehouse.files("interactions", days=(first, day))]
-    if not files:
-        return {}
-    with duckdb.connect() as connection:
-        rows = connection.execute(
-            "SELECT item_id, count(*) FROM read_parquet(?, hive_partitioning=false) "
-            "WHERE action = 'purchase' GROUP BY item_id",
-            [files],
-        ).fetchall()
-    return dict(rows)
 
 
 def night_title_index(models: ServingModels, shelf: Shelf, settings: Settings) -> VectorIndex:

@@ -6,7 +6,7 @@ no example sees anything at or after its target's time, except where the `paper`
 
 from ml.sequences.examples import training_sequences
 from ml.sequences.histories import active_users, user_histories
-from ml.sequences.items import ItemSequences, item_sequences, purchases_only
+from ml.sequences.items import ItemSequences, history_sequences, item_sequences, purchases_only
 from ml.sequences.queries import query_daily, query_title_pairs
 from ml.sequences.statistics import dataset_statistics
 
@@ -14,6 +14,7 @@ __all__ = [
     "ItemSequences",
     "active_users",
     "dataset_statistics",
+    "history_sequences",
     "item_sequences",
     "purchases_only",
     "query_daily",

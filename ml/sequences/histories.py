@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ml.sequences.steps import STEP_FIELDS, category_steps, first_day_of_window
-from ml.settings import SequenceSettings
+from ml.settings import OTHER, SequenceSettings
 from ml.tables import TABLES
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def user_histories(interactions: DataFrame, settings: SequenceSettings, day: str
     """Return the `user_histories` table: a row per active customer and category with any step up to the end of `day`.
 
     The steps are those an example bought right after the day would show: newest `max_steps`, without clicks on items
-    the customer has bought, unless `click_filter` is `none`. An active customer without a step in any category has no
-    row; `active_users` knows everybody.
+    the customer has bought, unless `click_filter` is `none`. An active customer without a step in any category, whose
+    searches led to nothing, has one row without steps in the category `other`: everybody active is in the table.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
@@ -47,4 +47,11 @@ def user_histories(interactions: DataFrame, settings: SequenceSettings, day: str
         F.sum((F.col("action") != "search").cast("int")).cast("int").alias("item_steps"),
         F.first("recent_events").alias("recent_events"),
     )
-    return histories.select(*TABLES["user_histories"].names)
+    nothing = active.join(histories.select("user_id").distinct(), "user_id", "left_anti").select(
+        F.lit(OTHER).alias("category"),
+        "user_id",
+        F.array().cast(histories.schema["steps"].dataType).alias("steps"),
+        F.lit(0).alias("item_steps"),
+        "recent_events",
+    )
+    return histories.select(*TABLES["user_histories"].names).unionByName(nothing)

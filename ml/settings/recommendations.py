@@ -76,3 +76,6 @@ class RecommendationSettings(Section):
     active_days: Positive = 28
     available_days: Positive = Field(default=28, description="days an item stays available after its last event")
     exclude_bought: bool = False
+    executors: Literal["none", "spark"] = Field(
+        default="none", description="spark: a night's lists over Spark's executors, a few thousand customers a task"
+    )

@@ -23,6 +23,7 @@ from ml.warehouse.staging import clear, no_steps, partition_lock, purge, step_lo
 from ml.warehouse.store import Store
 
 if TYPE_CHECKING:
+    from pyarrow.compute import Expression
     from pyarrow.dataset import Dataset
     from pyspark.sql import DataFrame, SparkSession
 
@@ -207,16 +208,26 @@ class Warehouse:
             self.store.remove(path)
         purge(self.root, self._grace_seconds)
 
-    def read(self, table: str, columns: list[str] | None = None, **levels: str) -> pa.Table:
+    def read(
+        self, table: str, columns: list[str] | None = None, where: Expression | None = None, **levels: str
+    ) -> pa.Table:
         """Read what is published, in partition and file order; no partition gives no rows.
 
-        Levels that are not given follow as string columns. A partition that is exchanged meanwhile is read again.
-        Raises `FileNotFoundError` if that goes on.
+        `where` leaves rows out before they are held. Levels that are not given follow as string columns. A partition
+        that is exchanged meanwhile is read again. Raises `FileNotFoundError` if that goes on.
         """
+        return self._again(lambda: self.dataset(table, **levels).to_table(columns=columns, filter=where))
+
+    def head(self, table: str, rows: int, columns: list[str] | None = None, **levels: str) -> pa.Table:
+        """Read the first rows of what is published, as `read` does."""
+        return self._again(lambda: self.dataset(table, **levels).head(rows, columns=columns))
+
+    @staticmethod
+    def _again(read: Callable[[], pa.Table]) -> pa.Table:
         for _ in range(_READ_ATTEMPTS - 1):
             with suppress(FileNotFoundError):
-                return self.dataset(table, **levels).to_table(columns=columns)
-        return self.dataset(table, **levels).to_table(columns=columns)
+                return read()
+        return read()
 
     def dataset(self, table: str, **levels: str) -> Dataset:
         """A dataset over the files now published, with the schema that `read` has."""

@@ -9,7 +9,7 @@ from small_shop import EVE, LAST
 from ml.errors import HemlineError
 from ml.log import available_items
 from ml.recommend.promises import promises
-from ml.recommend.serving import shelf
+from ml.recommend.shelf import shelf
 from ml.tables import TABLES
 from pipelines.run import Runner
 

@@ -16,7 +16,7 @@ from ml.errors import BadInputError, HemlineError
 from ml.evaluation.metrics import ndcg_at_k
 from ml.evaluation.references import ItemKNN, Markov
 from ml.generation import Generated
-from ml.ranking import Asked, Sources, asked_of_examples
+from ml.ranking import Asked, Demand, Sources, asked_of_examples
 from ml.ranking.features import ANSWER_FEATURES, FEATURES
 from ml.ranking.fusion import Ranking, best_items, candidates, ranked_examples, rankings
 from ml.ranking.linear import fit_weights
@@ -61,7 +61,7 @@ def _sources(items=ITEMS):
     encoder = WordVectors()
     following = NeuralSystem("sasrec", BaselineSettings(epochs=1, dim=8, layers=1, max_length=10))
     following.fit(data)
-    return Sources(items, titles, encoder.encode(titles), encoder, core, knn, markov, data, following)
+    return Sources(items, titles, encoder.encode(titles), encoder, core, knn, markov, Demand.of(data), following)
 
 
 @pytest.fixture(scope="module")

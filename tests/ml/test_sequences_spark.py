@@ -85,6 +85,8 @@ def test_user_histories_and_active_users_follow_the_rules(spark, events, click_f
         shown = [e for e in log if e.action != "click" or e.item_id not in bought][-OPTIONS.max_steps :]
         item_steps = sum(e.action != "search" for e in shown)
         expected[category, user] = [e.step for e in shown], item_steps, active[user]
+    for user in set(active) - {user for _, user in histories}:
+        expected["other", user] = [], 0, active[user]
     options = OPTIONS.model_copy(update={"click_filter": click_filter})
     found = user_histories(frame, options, AS_OF, active_days)
     assert found.columns == TABLES["user_histories"].names

@@ -10,9 +10,10 @@ from test_trials import core_of
 
 from ml.champions import rollback
 from ml.errors import HemlineError
-from ml.recommend.lists import carried_rows
+from ml.recommend.carried import carried_rows
 from ml.recommend.nightly import writer_of
-from ml.recommend.serving import Shelf, load_serving_models, shelf_vectors
+from ml.recommend.serving import serving_versions, shelf_vectors
+from ml.recommend.shelf import Shelf
 from ml.retrieval import TitleEncoder, VectorIndex
 from ml.settings import IndexSettings, Settings
 from ml.tables import TABLES
@@ -96,13 +97,14 @@ def test_a_night_serves_an_encoder_with_its_own_index_or_encodes_the_titles_itse
     add("title_encoder", second.save)  # and the run died before its index was made
 
     for own, has_index in ((second, False), (first, True)):
-        models = load_serving_models(registry, SCOPE)
+        versions = serving_versions(registry, SCOPE)
+        models = versions.load()
         assert (models.title_index is not None) is has_index
         vectors = shelf_vectors(models.title_index, SHELF.items, models.titles.encode, SHELF)
         np.testing.assert_allclose(vectors, own.encode(list(SHELF.titles.values())), atol=1e-6)
         if not has_index:
             rollback(registry, "title_encoder", SCOPE)
-    assert models.rolled_back["title_encoder_version"] == {"2"} and not models.rolled_back["model_version"]
+    assert versions.rolled_back["title_encoder_version"] == {"2"} and not versions.rolled_back["model_version"]
 
 
 def test_lists_name_the_adapter_that_wrote_the_answers_though_another_came_into_use(serve, tmp_path):
@@ -119,13 +121,11 @@ def test_lists_name_the_adapter_that_wrote_the_answers_though_another_came_into_
     rows = pa.Table.from_pylist([answer], TABLES["generations"].schema)
     warehouse.publish("generations", rows, date="2026-03-16", category=SCOPE)
     writer = writer_of(warehouse, "2026-03-16", SCOPE)
-    assert (
-        load_serving_models(registry, SCOPE, writer).adapter.version == "1" != registry.used_version("adapter", SCOPE)
-    )
+    assert serving_versions(registry, SCOPE, writer).adapter.version == "1" != registry.used_version("adapter", SCOPE)
     assert writer_of(warehouse, "2026-03-15", SCOPE) is None
-    assert load_serving_models(registry, SCOPE, None).adapter.version == "2"
+    assert serving_versions(registry, SCOPE, None).adapter.version == "2"
 
 
 def test_a_night_without_a_model_names_it_and_what_to_run(serve):
     with pytest.raises(HemlineError, match=r"no adapter is promoted for 'Hats'.*hemline train"):
-        load_serving_models(serve[0], SCOPE)
+        serving_versions(serve[0], SCOPE)

@@ -70,15 +70,15 @@ def test_a_full_disk_stops_the_night_in_words_and_room_lets_it_end(small_disk, s
 
     full, size = small_disk
     root = full.folder / "warehouse"
-    night_lists, before = nightly.night_lists, dated(full)
+    night_rows, before = nightly.night_rows, dated(full)
     assert any(name.startswith("recommendations/") for name in before)
 
-    def lists_on_a_full_disk(settings, warehouse, day, category, *others):
-        if category == "Footwear":
+    def rows_on_a_full_disk(task, warehouse):
+        if task.category == "Footwear":
             fill(root / "ballast")
-        return night_lists(settings, warehouse, day, category, *others)
+        return night_rows(task, warehouse)
 
-    monkeypatch.setattr(nightly, "night_lists", lists_on_a_full_disk)
+    monkeypatch.setattr(nightly, "night_rows", rows_on_a_full_disk)
     with pytest.raises(RunFailedError) as error:
         flows.nightly(Runner(full.settings), LAST)
     words = str(error.value)

@@ -12,6 +12,7 @@ from small_shop import (
     DAYS,
     EVE,
     LAST,
+    LOOKING,
     PLANTED,
     PLANTED_QUERY,
     event,
@@ -54,6 +55,44 @@ def test_every_active_customer_has_a_whole_list_of_available_items(shop, day, ca
         assert {row["item_id"] for row in rows} <= sold
     if category == "Bags":  # K is larger than the catalogue
         assert all(len(rows) == len(BAGS) for rows in lists.values())
+
+
+@pytest.mark.parametrize("category", CATEGORIES[:3])
+def test_who_only_searched_and_found_nothing_is_active_and_has_the_popular_items(shop, category):
+    (history,) = [row for row in shop.rows("user_histories", date=EVE) if row["user_id"] == LOOKING]
+    assert (history["category"], history["steps"], history["recent_events"]) == ("other", [], 1)
+    rows = lists_of(shop, EVE, category)[LOOKING]
+    assert rows and {row["source"] for row in rows} == {"popular"}
+
+
+@pytest.mark.parametrize("order", ["fusion", "mixup"])
+def test_lists_are_the_same_however_few_customers_are_held_at_once_and_by_whichever_process(shop, spark, order):
+    from ml.log import available_items
+    from ml.recommend.lists_on_spark import night_frame
+    from ml.recommend.nightly import NightTask, night_rows
+    from ml.recommend.serving import serving_versions
+    from ml.recommend.shelf import shelf
+
+    settings = shop.settings
+    lists = settings.recommendations.model_copy(update={"order": order})
+    settings = settings.model_copy(update={"recommendations": lists})
+    available = available_items(shop.warehouse, LAST, settings.recommendations.available_days)
+    items = shelf(settings, shop.warehouse, LAST, "Clothing", available)
+    versions = serving_versions(model_registry(settings), "Clothing")
+    task = NightTask.open(settings, shop.warehouse, LAST, "Clothing", items, versions)
+    together = rows_in_order(night_rows(task, shop.warehouse))
+    assert len({row["source"] for row in together}) >= 3
+    assert rows_in_order(night_rows(task, shop.warehouse, 7)) == together
+    by_executors = night_frame(spark, task, 30).toArrow().sort_by([("user_id", "ascending"), ("rank", "ascending")])
+    assert rows_in_order(by_executors.to_batches()) == together
+
+
+def rows_in_order(batches):
+    """The rows of lists, whose order must be the table's; scores may differ in their last digits."""
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    places = [(row["user_id"], row["rank"]) for row in rows]
+    assert places == sorted(places), "a customer's rows stand together, in the order of customers"
+    return [row | {"score": pytest.approx(row["score"], abs=1e-4)} for row in rows]
 
 
 @pytest.mark.parametrize("day", [EVE, LAST])

@@ -1,0 +1,56 @@
+"""A night's lists on Spark's executors: a task takes a range of customers, a worker loads the models once.
+
+The executors need the warehouse, `home` and the models' folders under the same paths as this process (a file system
+they share), and this process's packages. What is counted of all histories is counted here and sent to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ml.recommend.nightly import NightLists, NightTask
+from ml.recommend.parts import BATCH_USERS
+from ml.tables import TABLES
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+def night_frame(spark: SparkSession, task: NightTask, customers: int = BATCH_USERS) -> DataFrame:
+    """Return the rows of everybody's lists as a frame that makes them, `customers` a task, when it is written."""
+    from ml.warehouse.spark_io import spark_schema
+
+    context = spark.sparkContext
+    ranges = list(task.ranges(customers))
+    schema = spark_schema(TABLES["recommendations"])
+    if not ranges:
+        return spark.createDataFrame([], schema)
+    shared = context.broadcast((task, task.count(task.versions.load())))
+    asked = spark.createDataFrame(context.parallelize(ranges, len(ranges)), "first string, last string")
+    return asked.mapInArrow(_lists_with(shared), schema)
+
+
+def _lists_with(shared: Any) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:  # a Spark broadcast
+    def make(ranges: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        task, counted = shared.value
+        for batch in ranges:
+            for row in batch.to_pylist():
+                yield from _loaded(task, counted).rows(row["first"], row["last"]).to_batches()
+
+    return make
+
+
+_LISTS: list[tuple[NightTask, NightLists]] = []
+"""What this Python worker has loaded, for the newest task: Spark gives it range after range."""
+
+
+def _loaded(task: NightTask, counted: Any) -> NightLists:
+    from ml.warehouse import open_warehouse
+
+    if not _LISTS or _LISTS[0][0] is not task:
+        _LISTS.clear()  # the memory of one is what was planned for
+        _LISTS.append((task, NightLists(task, open_warehouse(task.settings), task.versions.load(), counted)))
+    return _LISTS[0][1]
