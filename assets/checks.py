@@ -27,8 +27,8 @@ def lists_keep_their_promises(
 ) -> dg.AssetCheckResult:
     """Look at every category of the run's day."""
     from ml.log import available_items
-    from ml.recommend.promises import broken_promises, list_length
-    from ml.recommend.shelf import shelf
+    from ml.night.promises import broken_promises, list_length
+    from ml.night.shelf import shelf
 
     day = checked_day(context, warehouse, "recommendations")
     if day is None:
@@ -54,7 +54,7 @@ def every_active_customer_has_a_list(
 ) -> dg.AssetCheckResult:
     """Compare the customers of the day's histories with those of each category's lists."""
     from ml.log import available_items
-    from ml.recommend.promises import customers_missing
+    from ml.night.promises import customers_missing
 
     day = checked_day(context, warehouse, "recommendations")
     if day is None:

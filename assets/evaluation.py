@@ -39,8 +39,8 @@ def evaluation(
     The tables are published after every part, so that a run cut short leaves what it finished; run again, it does
     only the rest.
     """
+    from ml.comparison.comparing import CategoryComparison
     from ml.evaluation import metrics_figure
-    from ml.recommend.comparing import CategoryComparison
 
     category = context.partition_key
     if category == POOLED:

@@ -52,10 +52,10 @@ def adapter(
     registry: dg.ResourceParam[ModelRegistry],
 ) -> Iterator[dg.MaterializeResult]:
     """Fine-tune the base model with LoRA or QLoRA, then longer on the prompts it finds hardest."""
+    from ml.fits.answers import example_answers
+    from ml.fits.gate import consider
+    from ml.fits.trials import adapter_trial
     from ml.language_model import fit_adapter, plot_losses, prepare_base_model, slow_fit
-    from ml.recommend.gate import consider
-    from ml.recommend.generating import example_answers
-    from ml.recommend.trials import adapter_trial
 
     scope = context.partition_key
     if not warehouse.exists("prompts", category=scope):

@@ -36,7 +36,7 @@ def prompts(
     warehouse: dg.ResourceParam[Warehouse],
 ) -> dg.MaterializeResult:
     """Training and validation prompts of one model partition, with the memory as of the day before each target."""
-    from ml.recommend.prompting import training_prompts
+    from ml.fits.prompting import training_prompts
 
     with timed() as cost:
         scope = context.partition_key

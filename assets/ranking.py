@@ -24,11 +24,11 @@ def ranker(
     registry: dg.ResourceParam[ModelRegistry],
 ) -> dg.MaterializeResult:
     """The small model that orders the items of all lists, fitted on validation examples that no list has seen."""
-    from ml.recommend.fitting import load_title_vectors
-    from ml.recommend.fusing import fit_fusion, validation_answers
-    from ml.recommend.gate import consider
-    from ml.recommend.serving import require_champion
-    from ml.recommend.trials import ranker_trial
+    from ml.champions import require_champion
+    from ml.fits.fitting import load_title_vectors
+    from ml.fits.fusing import fit_fusion, validation_answers
+    from ml.fits.gate import consider
+    from ml.fits.trials import ranker_trial
     from ml.retrieval import Core
 
     scope = context.partition_key

@@ -40,12 +40,13 @@ def generations(
     spark: dg.ResourceParam[SparkSource],
 ) -> dg.MaterializeResult:
     """What the language model writes for the most active customers: an item of the shelf, and a title."""
+    from ml.champions import require_champion
     from ml.log import available_items
     from ml.memory import memory_as_of
-    from ml.recommend.generating import CategoryNight
-    from ml.recommend.parts import Part, most_active
-    from ml.recommend.serving import answers_are_read, require_champion
-    from ml.recommend.shelf import shelf
+    from ml.night.generating import CategoryNight
+    from ml.night.parts import Part, most_active
+    from ml.night.serving import answers_are_read
+    from ml.night.shelf import shelf
 
     day = context.partition_key
     categories = chosen_categories(config, settings)
@@ -103,11 +104,11 @@ def recommendations(
 ) -> dg.MaterializeResult:
     """The best K items for every active customer; checked whole before anyone can read them."""
     from ml.log import available_items
-    from ml.recommend.lists_on_spark import night_frame
-    from ml.recommend.nightly import NightTask, customers_by_source, night_rows, writer_of
-    from ml.recommend.promises import promises
-    from ml.recommend.serving import serving_versions
-    from ml.recommend.shelf import shelf
+    from ml.night.lists_on_spark import night_frame
+    from ml.night.night_lists import NightTask, customers_by_source, night_rows, writer_of
+    from ml.night.promises import promises
+    from ml.night.serving import serving_versions
+    from ml.night.shelf import shelf
 
     day = context.partition_key
     categories = chosen_categories(config, settings)

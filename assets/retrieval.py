@@ -21,9 +21,9 @@ def title_encoder(
     registry: dg.ResourceParam[ModelRegistry],
 ) -> dg.MaterializeResult:
     """The LSTM that puts queries and the titles bought from them close together; promoted if it is not worse."""
-    from ml.recommend.fitting import fit_title_encoder
-    from ml.recommend.gate import consider
-    from ml.recommend.trials import title_trial
+    from ml.fits.fitting import fit_title_encoder
+    from ml.fits.gate import consider
+    from ml.fits.trials import title_trial
 
     scope = context.partition_key
     categories = scope_categories(settings, warehouse, scope)
@@ -57,8 +57,8 @@ def title_index(
     registry: dg.ResourceParam[ModelRegistry],
 ) -> dg.MaterializeResult:
     """A faiss index of every catalogue title by the encoder in use; recall is measured where it is not exact."""
-    from ml.recommend.fitting import build_title_index
-    from ml.recommend.gate import follow
+    from ml.fits.fitting import build_title_index
+    from ml.fits.gate import follow
     from ml.retrieval import VectorIndex
 
     scope = context.partition_key
@@ -93,9 +93,9 @@ def item_embeddings(
     registry: dg.ResourceParam[ModelRegistry],
 ) -> dg.MaterializeResult:
     """CORE, trained with every item step as a target; its item table is what the mixup looks ids up in."""
-    from ml.recommend.fitting import fit_item_embeddings
-    from ml.recommend.gate import consider
-    from ml.recommend.trials import core_trial
+    from ml.fits.fitting import fit_item_embeddings
+    from ml.fits.gate import consider
+    from ml.fits.trials import core_trial
 
     scope = context.partition_key
     categories = scope_categories(settings, warehouse, scope)
@@ -132,8 +132,8 @@ def id_index(
     registry: dg.ResourceParam[ModelRegistry],
 ) -> dg.MaterializeResult:
     """A faiss index of the item table of the CORE in use."""
-    from ml.recommend.fitting import build_id_index
-    from ml.recommend.gate import follow
+    from ml.fits.fitting import build_id_index
+    from ml.fits.gate import follow
     from ml.retrieval import VectorIndex
 
     scope = context.partition_key

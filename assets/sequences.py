@@ -86,7 +86,7 @@ def user_histories(
 ) -> dg.MaterializeResult:
     """The newest steps of every active customer, up to the end of the day."""
     from ml import sequences
-    from ml.recommend.parts import customer_count
+    from ml.night.parts import customer_count
 
     with timed() as cost:
         day = context.partition_key

@@ -147,3 +147,11 @@ def _follow(registry: ModelRegistry, index: str, model: ModelVersion) -> None:
         registry.client.set_registered_model_alias(name, CHAMPION, found.version)
     elif registry.versions(index, model.scope):
         registry.client.delete_registered_model_alias(name, CHAMPION)
+
+
+def require_champion(registry: ModelRegistry, kind: str, scope: str) -> ModelVersion:
+    """Return the promoted version; raises HemlineError with what to do if there is none."""
+    champion = registry.champion(kind, scope)
+    if champion is None:
+        raise HemlineError(f"no {kind} is promoted for {scope!r}: run `hemline train` first")
+    return champion

@@ -1,6 +1,6 @@
 """Whether a newly fitted model may replace the one in use, from both models' scores of the same examples.
 
-Arrays in, a decision with its reason out: `ml.recommend.gate` loads the models, scores them and keeps the decision.
+Arrays in, a decision with its reason out: `ml.fits.gate` loads the models, scores them and keeps the decision.
 """
 
 from __future__ import annotations

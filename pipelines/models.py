@@ -20,7 +20,7 @@ from pipelines.run import dagster_home
 
 if TYPE_CHECKING:
     from ml.champions import Rollback
-    from ml.recommend.lineage import ListLineage, ModelLine
+    from ml.night.lineage import ListLineage, ModelLine
 
 
 def roll_back(settings: Settings, kind: str, categories: Sequence[str] = ()) -> list[Rollback]:
@@ -83,7 +83,7 @@ def table_run(settings: Settings, day: str) -> TableRun | None:
 
 def print_lineage(console: Console, settings: Settings, user: str, day: str, categories: Sequence[str] = ()) -> None:
     """Print what made a customer's lists of a day; raises BadInputError where there is no such day or customer."""
-    from ml.recommend.lineage import lineage
+    from ml.night.lineage import lineage
 
     scopes = model_scopes(settings, categories)
     lists = lineage(settings, open_warehouse(settings), model_registry(settings), scopes, user, day)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ml.comparison.mixup_ranking import MixupRanking
 from ml.errors import HemlineError
 from ml.evaluation import (
     CoreSystem,
@@ -26,14 +27,13 @@ from ml.evaluation import (
 from ml.experiments.catalogue import Experiment, other_systems, source_category
 from ml.experiments.fingerprint import settings_read, tables_read
 from ml.files import make_folder
+from ml.fits.answers import answers_of
+from ml.fits.examples import part_of, read_examples
+from ml.fits.fitting import TitleVectors
+from ml.fits.fusing import category_items, encoded_titles
+from ml.fits.prompting import training_prompts
 from ml.origins import origin
 from ml.prompts import sample_examples
-from ml.recommend.examples import part_of, read_examples
-from ml.recommend.fitting import TitleVectors
-from ml.recommend.fusing import category_items, encoded_titles
-from ml.recommend.mixup_ranking import MixupRanking
-from ml.recommend.ours import answers_of
-from ml.recommend.prompting import training_prompts
 from ml.section import Section
 from ml.settings import Settings
 from ml.tables import TABLES

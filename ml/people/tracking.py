@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _READ = {".json", ".jsonl", ".csv", ".md", ".txt", ".parquet"}
 _ANSWER = re.compile(r"^bought: (?P<bought>.*)\n(?:wrote: .*\n?)?", re.M)
-"""What `ml.recommend.generating.example_answers` writes of one purchase."""
+"""What `ml.fits.answers.example_answers` writes of one purchase."""
 
 
 def remove_from_runs(registry: ModelRegistry, scrub: Scrub, titles: Collection[str]) -> dict[str, int]:

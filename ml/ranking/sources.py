@@ -14,7 +14,7 @@ from ml.ranking.asked import Asked
 if TYPE_CHECKING:
     from ml.evaluation import System
     from ml.evaluation.references import ItemKNN, Markov
-    from ml.recommend.fitting import TitleVectors
+    from ml.fits.fitting import TitleVectors
     from ml.retrieval import Core
     from ml.sequences import ItemSequences
 

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ml.champions import INDEX_OF, earlier_champions, made_of
-from ml.recommend.serving import VERSION_COLUMNS
+from ml.night.serving import VERSION_COLUMNS
 from ml.retention.removal import Removal
 from ml.settings import POOLED, RetentionSettings
 from ml.warehouse import Warehouse

@@ -8,8 +8,8 @@ from small_shop import EVE, LAST
 
 from ml.errors import HemlineError
 from ml.log import available_items
-from ml.recommend.promises import promises
-from ml.recommend.shelf import shelf
+from ml.night.promises import promises
+from ml.night.shelf import shelf
 from ml.tables import TABLES
 from pipelines.run import Runner
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from ml.comparison.mixup_ranking import MixupRanking
 from ml.evaluation import ItemExamples
 from ml.generation import Generated
-from ml.recommend.mixup_ranking import MixupRanking
 from ml.retrieval import Core
 from ml.retrieval.core_model import CoreNetwork
 

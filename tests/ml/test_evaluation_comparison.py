@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ml.comparison.contenders import Ranked
+from ml.comparison.finished import Finished
 from ml.errors import BadInputError
 from ml.evaluation import ItemExamples, best_items, breakdown_rows, difference_rows, example_groups, rank_rows
 from ml.evaluation.metrics import metric_values
-from ml.recommend.contenders import Ranked
-from ml.recommend.finished import Finished
-from ml.recommend.nights import seen_the_night_before
+from ml.fits.night_before import seen_the_night_before
 from ml.settings import EvaluationSettings, Settings
 from ml.tables import TABLES
 from ml.warehouse import Warehouse
@@ -144,7 +144,7 @@ def test_a_result_of_other_inputs_is_not_used(shop_of_one):
 
 
 def test_other_code_makes_other_results(shop_of_one, monkeypatch):
-    import ml.recommend.finished as module
+    import ml.comparison.finished as module
 
     finished(shop_of_one).save("temporal/all", "core", [Ranked("core", {})])
     monkeypatch.setattr(module, "code_fingerprint", lambda: "another")

@@ -9,7 +9,7 @@ from model_registries import TAGS, failing, load_numbers, new_registry, register
 
 from ml.champions import rollback
 from ml.errors import HemlineError
-from ml.recommend.gate import Trial, consider
+from ml.fits.gate import Trial, consider
 from ml.settings import Settings
 
 SETTINGS = Settings()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml.errors import HemlineError
-from ml.recommend.parts import Part, customer_count, most_active
+from ml.night.parts import Part, customer_count, most_active
 from ml.sequences import history_sequences
 from ml.tables import TABLES
 from ml.warehouse import Warehouse

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 from model_registries import TAGS, load_numbers, new_registry, register, save_numbers
 
+from ml.fits.gate import Trial, consider
 from ml.people.models import models_due, models_fitted_on
 from ml.people.traces import Traces
-from ml.recommend.gate import Trial, consider
 from ml.settings import Settings
 from ml.tables import TABLES
 from ml.warehouse import Warehouse

@@ -10,10 +10,10 @@ from test_trials import core_of
 
 from ml.champions import rollback
 from ml.errors import HemlineError
-from ml.recommend.carried import carried_rows
-from ml.recommend.nightly import writer_of
-from ml.recommend.serving import serving_versions, shelf_vectors
-from ml.recommend.shelf import Shelf
+from ml.night.carried import carried_rows
+from ml.night.night_lists import writer_of
+from ml.night.serving import serving_versions, shelf_vectors
+from ml.night.shelf import Shelf
 from ml.retrieval import TitleEncoder, VectorIndex
 from ml.settings import IndexSettings, Settings
 from ml.tables import TABLES

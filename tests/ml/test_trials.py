@@ -8,13 +8,9 @@ import pytest
 import torch
 from test_ranking import OPTIONS, _answered
 
-from ml.language_model import train_adapter
-from ml.model_version import ModelVersion
-from ml.ranking.ranker import Ranker
-from ml.ranking.stacking import Questions, fit_stacked
-from ml.recommend.fitting import Fitted
-from ml.recommend.fusing import FittedRanker, Fusion
-from ml.recommend.trials import (
+from ml.fits.fitting import Fitted
+from ml.fits.fusing import FittedRanker, Fusion
+from ml.fits.trials import (
     PROBES,
     adapter_trial,
     core_gains,
@@ -23,6 +19,10 @@ from ml.recommend.trials import (
     title_hits,
     title_trial,
 )
+from ml.language_model import train_adapter
+from ml.model_version import ModelVersion
+from ml.ranking.ranker import Ranker
+from ml.ranking.stacking import Questions, fit_stacked
 from ml.retrieval import Core, TitleEncoder
 from ml.retrieval.core_model import CoreNetwork
 from ml.retrieval.title_training import Pairs

@@ -9,7 +9,7 @@ import pytest
 from small_shop import CATEGORIES, DAYS, EVE, LAST
 from test_kills import content
 
-from ml.recommend import nightly
+from ml.night import night_lists
 from ml.tables import TABLES
 from pipelines import flows
 from pipelines.run import RunFailedError, Runner
@@ -70,7 +70,7 @@ def test_a_full_disk_stops_the_night_in_words_and_room_lets_it_end(small_disk, s
 
     full, size = small_disk
     root = full.folder / "warehouse"
-    night_rows, before = nightly.night_rows, dated(full)
+    night_rows, before = night_lists.night_rows, dated(full)
     assert any(name.startswith("recommendations/") for name in before)
 
     def rows_on_a_full_disk(task, warehouse):
@@ -78,7 +78,7 @@ def test_a_full_disk_stops_the_night_in_words_and_room_lets_it_end(small_disk, s
             fill(root / "ballast")
         return night_rows(task, warehouse)
 
-    monkeypatch.setattr(nightly, "night_rows", rows_on_a_full_disk)
+    monkeypatch.setattr(night_lists, "night_rows", rows_on_a_full_disk)
     with pytest.raises(RunFailedError) as error:
         flows.nightly(Runner(full.settings), LAST)
     words = str(error.value)

@@ -45,7 +45,7 @@ if point == "a chunk is written":
     write = chunks._write
     chunks._write = lambda path, answers: (write(path, answers), die())
 elif point == "recommendations are staged":
-    import ml.recommend.promises as promises
+    import ml.night.promises as promises
     assert callable(promises.check_promises)
     promises.check_promises = die  # the first partition is staged, nothing of it is visible
 elif point == "a checkpoint is complete":

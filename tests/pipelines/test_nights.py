@@ -68,10 +68,10 @@ def test_who_only_searched_and_found_nothing_is_active_and_has_the_popular_items
 @pytest.mark.parametrize("order", ["fusion", "mixup"])
 def test_lists_are_the_same_however_few_customers_are_held_at_once_and_by_whichever_process(shop, spark, order):
     from ml.log import available_items
-    from ml.recommend.lists_on_spark import night_frame
-    from ml.recommend.nightly import NightTask, night_rows
-    from ml.recommend.serving import serving_versions
-    from ml.recommend.shelf import shelf
+    from ml.night.lists_on_spark import night_frame
+    from ml.night.night_lists import NightTask, night_rows
+    from ml.night.serving import serving_versions
+    from ml.night.shelf import shelf
 
     settings = shop.settings
     lists = settings.recommendations.model_copy(update={"order": order})

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from ml.evaluation.metrics import ndcg_at_k
-from ml.recommend.examples import part_of, read_examples
-from ml.recommend.fitting import TitleVectors, load_title_vectors, titles
-from ml.recommend.gate import Trial
+from ml.fits.examples import part_of, read_examples
+from ml.fits.fitting import TitleVectors, load_title_vectors, titles
+from ml.fits.gate import Trial
 from ml.sequences import item_sequences
 from ml.settings import Settings
 from ml.warehouse import Warehouse
@@ -25,9 +25,9 @@ from ml.warehouse import Warehouse
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ml.fits.fusing import FittedRanker, Fusion
     from ml.model_version import ModelVersion
     from ml.ranking.ranker import RankedExample
-    from ml.recommend.fusing import FittedRanker, Fusion
     from ml.retrieval import Core
     from ml.retrieval.title_training import Pairs
 
@@ -137,7 +137,7 @@ def ranker_trial(settings: Settings, fitted: FittedRanker) -> Trial[Fusion]:
     The challenger is fitted on all questions; its scores are those of rankers fitted without the question's fold. What
     the champion learnt from lies in an older window, unless it was fitted on this one.
     """
-    from ml.recommend.fusing import Fusion
+    from ml.fits.fusing import Fusion
 
     return Trial(
         "NDCG@10",

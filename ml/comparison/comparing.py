@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ml.champions import require_champion
+from ml.comparison.contenders import OURS_READS, Ours, Ranked, fit_references, rank_further, rank_reference
+from ml.comparison.finished import Finished
+from ml.comparison.views import CategoryData, View
 from ml.evaluation import breakdown_rows, difference_rows, evaluation_rows, rank_rows, references
 from ml.evaluation.differences import OURS
 from ml.origins import origin
-from ml.recommend.contenders import OURS_READS, Ours, Ranked, fit_references, rank_further, rank_reference
-from ml.recommend.finished import Finished
-from ml.recommend.serving import require_champion
-from ml.recommend.views import CategoryData, View
 from ml.settings import Settings
 from ml.tables import TABLES
 from ml.warehouse import Warehouse

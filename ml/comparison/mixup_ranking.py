@@ -11,8 +11,8 @@ import numpy as np
 
 if TYPE_CHECKING:
     from ml.evaluation import ItemExamples
+    from ml.fits.fitting import TitleVectors
     from ml.generation import Generated
-    from ml.recommend.fitting import TitleVectors
     from ml.retrieval import Core
 
 Scores = tuple[np.ndarray, np.ndarray]

@@ -10,7 +10,7 @@ from ml.errors import HemlineError
 from ml.settings import Settings
 
 if TYPE_CHECKING:
-    from ml.recommend.shelf import Shelf
+    from ml.night.shelf import Shelf
 
 _QUERIES = {
     "a customer has an item twice": "SELECT count(*) - count(DISTINCT (user_id, item_id)) FROM rows",

@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ml.recommend.lists import Ranked
-from ml.recommend.serving import night_id_index, night_title_index
+from ml.night.lists import Ranked
+from ml.night.serving import night_id_index, night_title_index
 from ml.settings import Settings
 
 if TYPE_CHECKING:
-    from ml.recommend.serving import ServingModels
-    from ml.recommend.shelf import Shelf
+    from ml.night.serving import ServingModels
+    from ml.night.shelf import Shelf
     from ml.retrieval import VectorIndex
 
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 from ml.evaluation import ItemExamples, example_groups, item_examples, sample_examples
 from ml.evaluation.breakdowns import Groups
 from ml.evaluation.core_system import seen_only
-from ml.recommend.examples import Split, part_of, read_examples
-from ml.recommend.fitting import TitleVectors
-from ml.recommend.fusing import category_items, encoded_titles
-from ml.recommend.nights import seen_the_night_before
+from ml.fits.examples import Split, part_of, read_examples
+from ml.fits.fitting import TitleVectors
+from ml.fits.fusing import category_items, encoded_titles
+from ml.fits.night_before import seen_the_night_before
 from ml.sequences import ItemSequences, item_sequences, purchases_only
 from ml.settings import Settings
 from ml.warehouse import Warehouse

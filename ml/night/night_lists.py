@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ml.recommend.carried import carried_rows
-from ml.recommend.counting import counting_as_of
-from ml.recommend.fused_lists import FusedLists
-from ml.recommend.lists import UserList, filled, list_rows, popular_list
-from ml.recommend.mixup_lists import MixupLists
-from ml.recommend.parts import BATCH_USERS, Part
+from ml.fits.counting import counting_as_of
+from ml.night.carried import carried_rows
+from ml.night.fused_lists import FusedLists
+from ml.night.lists import UserList, filled, list_rows, popular_list
+from ml.night.mixup_lists import MixupLists
+from ml.night.parts import BATCH_USERS, Part
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
     from pyarrow.compute import Expression
 
-    from ml.recommend.counting import Counted
-    from ml.recommend.serving import ServingModels, ServingVersions
-    from ml.recommend.shelf import Shelf
+    from ml.fits.counting import Counted
+    from ml.night.serving import ServingModels, ServingVersions
+    from ml.night.shelf import Shelf
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,8 @@ class NightLists:
 
 def night_rows(task: NightTask, warehouse: Warehouse, customers: int = BATCH_USERS) -> Iterator[pa.RecordBatch]:
     """Yield the rows of everybody's lists in the table's order, made for `customers` at a time in this process."""
+    if not task.shelf.items:
+        return
     models = task.versions.load()
     lists = NightLists(task, warehouse, models, task.count(models))
     for first, last in task.ranges(customers):

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ml.code import code_fingerprint
+from ml.comparison.contenders import Ranked
 from ml.files import read_json, write_json
-from ml.recommend.contenders import Ranked
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 

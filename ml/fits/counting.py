@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from ml.evaluation.references import ItemKNN, Markov
+from ml.fits.examples import part_of
 from ml.ranking import Demand
-from ml.recommend.examples import part_of
 from ml.sequences import ItemSequences, history_sequences, item_sequences
 
 _CHOSEN = ("half_life_days", "rank_decay", "self_weight")

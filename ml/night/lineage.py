@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from ml.errors import BadInputError
-from ml.recommend.generating import current_query
-from ml.recommend.serving import VERSION_COLUMNS
+from ml.night.generating import current_query
+from ml.night.serving import VERSION_COLUMNS
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 

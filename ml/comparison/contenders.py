@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
+from ml.comparison.mixup_ranking import MixupRanking
+from ml.comparison.views import View
 from ml.errors import BadInputError
 from ml.evaluation import ItemExamples, System, best_items, compare, item_examples, rank_targets, references
+from ml.fits.answers import answer_examples
+from ml.fits.counting import Counted
+from ml.fits.fitting import TitleVectors, fit_title_encoder, load_title_vectors
+from ml.fits.fusing import build_sources, encoded_titles, examples_asked, fit_next_item, questions
 from ml.measure import Cost, timed
 from ml.ranking import Demand
-from ml.recommend.counting import Counted
-from ml.recommend.fitting import TitleVectors, fit_title_encoder, load_title_vectors
-from ml.recommend.fusing import build_sources, encoded_titles, examples_asked, fit_next_item, questions
-from ml.recommend.mixup_ranking import MixupRanking
-from ml.recommend.ours import answer_examples
-from ml.recommend.views import View
 
 if TYPE_CHECKING:
     from ml.generation import Generated

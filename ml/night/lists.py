@@ -11,7 +11,7 @@ import pyarrow as pa
 from ml.tables import TABLES
 
 if TYPE_CHECKING:
-    from ml.recommend.shelf import Shelf
+    from ml.night.shelf import Shelf
 
 Ranked = Sequence[tuple[str, str, float]]
 """A list as (item, part, score), best first."""

@@ -9,20 +9,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.days import end_of_day
+from ml.fits.fusing import build_sources, category_items
+from ml.night.generating import current_query
+from ml.night.serving import shelf_vectors
 from ml.ranking import asked_of_histories
-from ml.recommend.fusing import build_sources, category_items
-from ml.recommend.generating import current_query
-from ml.recommend.serving import shelf_vectors
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
+    from ml.fits.counting import Counted
     from ml.generation import Generated
+    from ml.night.lists import Ranked
+    from ml.night.serving import ServingModels
+    from ml.night.shelf import Shelf
     from ml.ranking import Sources
-    from ml.recommend.counting import Counted
-    from ml.recommend.lists import Ranked
-    from ml.recommend.serving import ServingModels
-    from ml.recommend.shelf import Shelf
 
 
 class FusedLists:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ml.errors import HemlineError
-from ml.recommend.fitting import TitleVectors, load_title_vectors
-from ml.recommend.shelf import Shelf
+from ml.fits.fitting import TitleVectors, load_title_vectors
+from ml.night.shelf import Shelf
 from ml.settings import Settings
 
 if TYPE_CHECKING:
+    from ml.fits.fusing import Fusion
     from ml.model_version import ModelVersion
-    from ml.recommend.fusing import Fusion
     from ml.registry import ModelRegistry
     from ml.retrieval import Core, VectorIndex
 
@@ -62,7 +61,7 @@ class ServingVersions:
 
     def load(self) -> ServingModels:
         """Return the models, read from their folders: here, or on any machine that sees them."""
-        from ml.recommend.fusing import Fusion
+        from ml.fits.fusing import Fusion
         from ml.retrieval import Core, VectorIndex
 
         return ServingModels(
@@ -90,7 +89,7 @@ def serving_versions(registry: ModelRegistry, scope: str, adapter: str | None = 
 
     `adapter`: the version that wrote tonight's answers, where it may no longer be the champion.
     """
-    from ml.champions import index_of, rolled_back_versions
+    from ml.champions import index_of, require_champion, rolled_back_versions
 
     adapter_now, titles, core = (
         require_champion(registry, kind, scope) for kind in ("adapter", "title_encoder", "item_embeddings")
@@ -109,18 +108,10 @@ def serving_versions(registry: ModelRegistry, scope: str, adapter: str | None = 
 
 def answers_are_read(settings: Settings, registry: ModelRegistry, scope: str) -> bool:
     """Whether tonight's lists of `scope` depend on the language model: not where its ranker found answers useless."""
-    from ml.recommend.fusing import Fusion
+    from ml.fits.fusing import Fusion
 
     champion = registry.champion("ranker", scope) if settings.recommendations.order == "fusion" else None
     return champion is None or Fusion.load(champion.folder).ranker.uses_answers
-
-
-def require_champion(registry: ModelRegistry, kind: str, scope: str) -> ModelVersion:
-    """Return the promoted version; raises HemlineError with what to do if there is none."""
-    champion = registry.champion(kind, scope)
-    if champion is None:
-        raise HemlineError(f"no {kind} is promoted for {scope!r}: run `hemline train` first")
-    return champion
 
 
 def night_title_index(models: ServingModels, shelf: Shelf, settings: Settings) -> VectorIndex:

@@ -12,22 +12,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ml.fits.counting import Counted, fit_counting, temporal_sequences
+from ml.fits.examples import part_of, read_examples
+from ml.fits.fitting import Fitted, fresh
+from ml.fits.night_before import seen_the_night_before
 from ml.ranking import Sources, asked_of_examples
-from ml.recommend.counting import Counted, fit_counting, temporal_sequences
-from ml.recommend.examples import part_of, read_examples
-from ml.recommend.fitting import Fitted, fresh
-from ml.recommend.nights import seen_the_night_before
 from ml.sequences import ItemSequences
 from ml.settings import RankerSettings, Settings
 from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
     from ml.baselines.system import NeuralSystem
+    from ml.fits.fitting import TitleVectors
     from ml.generation import Generated
     from ml.ranking import Asked
     from ml.ranking.ranker import RankedExample, Ranker
     from ml.ranking.stacking import Questions
-    from ml.recommend.fitting import TitleVectors
     from ml.registry import ModelRegistry
     from ml.retrieval import Core
 
@@ -218,7 +218,7 @@ def validation_answers(
     settings: Settings, warehouse: Warehouse, registry: ModelRegistry, categories: Sequence[str], scope: str
 ) -> dict[str, dict[str, Generated]]:
     """Return the champion's answers to a sample of each category's validation examples, by category and example_id."""
-    from ml.recommend.ours import answer_examples
+    from ml.fits.answers import answer_examples
 
     ranker = settings.recommendations.ranker
     answers = {}

@@ -13,22 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ml.recommend.parts import Part
-from ml.recommend.prompting import PromptTools, prompt_tools
+from ml.fits.prompting import PromptTools, prompt_tools
+from ml.night.parts import Part
 from ml.settings import Settings
 from ml.tables import TABLES
 from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ml.generation import Generated
     from ml.memory import QueryMemory
     from ml.model_version import ModelVersion
-    from ml.recommend.shelf import Shelf
+    from ml.night.shelf import Shelf
     from ml.spark import SparkSource
-
-EXAMPLES = 8
 
 
 @dataclass
@@ -167,25 +163,3 @@ class CategoryNight:
         return generate_in_chunks(
             model, tools.tokenizer, prompts, instruction, trie, how, settings.generation, users, work, key
         )
-
-
-def example_answers(settings: Settings, warehouse: Warehouse, adapter_folder: Path, prompts: pa.Table) -> str:
-    """Return, as text for people, what an adapter answers to a few validation prompts beside what was bought."""
-    from ml.generation import CodeTrie, generate
-    from ml.language_model import load_adapted_model
-
-    rows = prompts.slice(0, EXAMPLES)
-    if not rows.num_rows:
-        return "no validation prompts\n"
-    tools = prompt_tools(settings, warehouse, sorted(set(rows["category"].to_pylist())))
-    trie = CodeTrie.build(tools.codes["code"], tools.codes["item_id"].to_pylist())
-    model = load_adapted_model(tools.model_folder, adapter_folder, settings.language_model)
-    answers = generate(
-        model, tools.tokenizer, rows["input_ids"].to_pylist(), tools.builder.instruction_ids, trie,
-        tools.builder.format, settings.generation, rows["example_id"].to_pylist(),
-    )  # fmt: skip
-    lines = [
-        f"bought: {bought}\nwrote:  {answer.item_id} | {answer.title}\n"
-        for bought, answer in zip(rows["response"].to_pylist(), answers, strict=True)
-    ]
-    return "\n".join(lines)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ml.recommend.nightly import NightLists, NightTask
-from ml.recommend.parts import BATCH_USERS
+from ml.night.night_lists import NightLists, NightTask
+from ml.night.parts import BATCH_USERS
 from ml.tables import TABLES
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ml.recommend.examples import Split, part_of, read_examples
+from ml.fits.examples import Split, part_of, read_examples
 from ml.sequences import item_sequences
 from ml.settings import Settings
 from ml.warehouse import Warehouse

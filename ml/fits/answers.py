@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
-from ml.recommend.prompting import example_prompts, prompt_tools
-from ml.recommend.serving import require_champion
+from ml.champions import require_champion
+from ml.fits.prompting import example_prompts, prompt_tools
 from ml.settings import Settings
 from ml.warehouse import Warehouse
+
+EXAMPLES = 8
+"""Answers that people are shown of a fit."""
 
 if TYPE_CHECKING:
     from ml.generation import Generated
@@ -70,3 +73,25 @@ def answers_of(
         f"{tools.model_folder.name} {label} {settings.language_model.dtype}",
     )
     return dict(zip(prompts["example_id"].to_pylist(), answers, strict=True))
+
+
+def example_answers(settings: Settings, warehouse: Warehouse, adapter_folder: Path, prompts: pa.Table) -> str:
+    """Return, as text for people, what an adapter answers to a few validation prompts beside what was bought."""
+    from ml.generation import CodeTrie, generate
+    from ml.language_model import load_adapted_model
+
+    rows = prompts.slice(0, EXAMPLES)
+    if not rows.num_rows:
+        return "no validation prompts\n"
+    tools = prompt_tools(settings, warehouse, sorted(set(rows["category"].to_pylist())))
+    trie = CodeTrie.build(tools.codes["code"], tools.codes["item_id"].to_pylist())
+    model = load_adapted_model(tools.model_folder, adapter_folder, settings.language_model)
+    answers = generate(
+        model, tools.tokenizer, rows["input_ids"].to_pylist(), tools.builder.instruction_ids, trie,
+        tools.builder.format, settings.generation, rows["example_id"].to_pylist(),
+    )  # fmt: skip
+    lines = [
+        f"bought: {bought}\nwrote:  {answer.item_id} | {answer.title}\n"
+        for bought, answer in zip(rows["response"].to_pylist(), answers, strict=True)
+    ]
+    return "\n".join(lines)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from ml.settings import Settings
 
 if TYPE_CHECKING:
-    from ml.recommend.shelf import Shelf
+    from ml.night.shelf import Shelf
 
 
 def carried_rows(

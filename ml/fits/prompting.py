@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.errors import HemlineError
+from ml.fits.examples import read_examples, train_under_both_splits
 from ml.prompts import PromptBuilder, build_prompts, sample_examples, tokenizer_fingerprint
-from ml.recommend.examples import read_examples, train_under_both_splits
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 

@@ -1,0 +1,1 @@
+"""Ours beside every other system on the same held-out purchases; what was finished is kept."""

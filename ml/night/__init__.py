@@ -1,0 +1,1 @@
+"""A night: who is asked, which models serve, every active customer's list, and what made it."""
