@@ -87,6 +87,17 @@ def test_lists_are_the_same_however_few_customers_are_held_at_once_and_by_whiche
     assert rows_in_order(by_executors.to_batches()) == together
 
 
+def test_a_night_whose_lists_executors_make_publishes_the_same_tables(shop, tmp_path):
+    settings = shop.settings.recommendations.model_dump(mode="json")
+    spread = shop.copy(tmp_path / "spread").change(recommendations={**settings, "executors": "spark"})
+    for category in CATEGORIES:
+        spread.warehouse.remove("recommendations", date=LAST, category=category)
+    flows.nightly(Runner(spread.settings), LAST)
+    for category in CATEGORIES:
+        made, expected = (one.warehouse.read("recommendations", date=LAST, category=category) for one in (spread, shop))
+        assert rows_in_order(made.to_batches()) == expected.to_pylist()
+
+
 def rows_in_order(batches):
     """The rows of lists, whose order must be the table's; scores may differ in their last digits."""
     rows = [row for batch in batches for row in batch.to_pylist()]
