@@ -8,7 +8,7 @@ from assets.common import figure_markdown, model_siblings, newest_day, table_met
 from assets.define import multi_asset
 from assets.tracking import fit_tags
 from ml.measure import timed
-from ml.registry import ModelRegistry
+from ml.models.registry import ModelRegistry
 from ml.settings import POOLED, Settings
 from ml.warehouse import Warehouse
 

@@ -9,7 +9,7 @@ from assets.common import newest_day, table_metadata
 from assets.define import multi_asset
 from assets.tracking import fit_tags
 from ml.measure import timed
-from ml.registry import ModelRegistry
+from ml.models.registry import ModelRegistry
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 

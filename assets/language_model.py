@@ -8,7 +8,7 @@ from assets.common import TrainConfig, as_of_day, figure_markdown, table_metadat
 from assets.define import asset, multi_asset
 from assets.tracking import fit_tags, judged
 from ml.measure import timed
-from ml.registry import ModelRegistry
+from ml.models.registry import ModelRegistry
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 

@@ -7,7 +7,7 @@ from assets.define import asset
 from assets.tracking import fit_tags, judged
 from ml.errors import BadInputError
 from ml.measure import timed
-from ml.registry import ModelRegistry
+from ml.models.registry import ModelRegistry
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 
@@ -24,11 +24,11 @@ def ranker(
     registry: dg.ResourceParam[ModelRegistry],
 ) -> dg.MaterializeResult:
     """The small model that orders the items of all lists, fitted on validation examples that no list has seen."""
-    from ml.champions import require_champion
     from ml.fits.fitting import load_title_vectors
     from ml.fits.fusing import fit_fusion, validation_answers
     from ml.fits.gate import consider
     from ml.fits.trials import ranker_trial
+    from ml.models.champions import require_champion
     from ml.retrieval import Core
 
     scope = context.partition_key

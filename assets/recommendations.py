@@ -13,7 +13,7 @@ from assets.define import asset
 from assets.plots import log_probabilities_figure, newest_days, plots, realised_figure, sources_figure
 from assets.tracking import code_version, fit_tags, settings_hash
 from ml.measure import timed
-from ml.registry import ModelRegistry
+from ml.models.registry import ModelRegistry
 from ml.settings import Settings
 from ml.spark import SparkSource
 from ml.warehouse import Warehouse
@@ -40,9 +40,9 @@ def generations(
     spark: dg.ResourceParam[SparkSource],
 ) -> dg.MaterializeResult:
     """What the language model writes for the most active customers: an item of the shelf, and a title."""
-    from ml.champions import require_champion
     from ml.log import available_items
     from ml.memory import memory_as_of
+    from ml.models.champions import require_champion
     from ml.night.generating import CategoryNight
     from ml.night.parts import Part, most_active
     from ml.night.serving import answers_are_read

@@ -7,7 +7,7 @@ from assets.define import asset
 from assets.plots import epochs_figure, plots
 from assets.tracking import fit_tags, judged
 from ml.measure import timed
-from ml.registry import ModelRegistry
+from ml.models.registry import ModelRegistry
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 

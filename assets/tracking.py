@@ -8,8 +8,8 @@ from typing import Any
 
 import dagster as dg
 
-from ml.model_version import ModelVersion
-from ml.promotion import Decision
+from ml.models.promotion import Decision
+from ml.models.version import ModelVersion
 from ml.settings import Settings
 
 

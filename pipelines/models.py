@@ -19,7 +19,7 @@ from pipelines.resources import model_registry
 from pipelines.run import dagster_home
 
 if TYPE_CHECKING:
-    from ml.champions import Rollback
+    from ml.models.champions import Rollback
     from ml.night.lineage import ListLineage, ModelLine
 
 
@@ -29,7 +29,7 @@ def roll_back(settings: Settings, kind: str, categories: Sequence[str] = ()) -> 
     Either all of them can be rolled back or none is. Raises BadInputError for an unknown kind or category, or where a
     model has no earlier version.
     """
-    from ml.champions import rollback, rollback_target
+    from ml.models.champions import rollback, rollback_target
 
     registry = model_registry(settings)
     scopes = list(dict.fromkeys(model_scopes(settings, categories).values()))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ml.registry import ModelRegistry
+from ml.models.registry import ModelRegistry
 from ml.settings import Settings
 from ml.spark import SparkSource
 from ml.warehouse import open_warehouse

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ml.registry import ModelRegistry
+from ml.models.registry import ModelRegistry
 
 TAGS = {"as_of": "2026-11-20", "fitted_until": "2026-11-18", "dagster_run_id": "d1", "code_version": "1"}
 

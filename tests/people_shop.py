@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime
 import pyarrow as pa
 from model_registries import TAGS, new_registry
 
+from ml.models.registry import ModelRegistry
 from ml.people.forgetting import forget
-from ml.registry import ModelRegistry
 from ml.settings import Settings, SparkSettings
 from ml.spark import SparkSource
 from ml.tables import TABLES

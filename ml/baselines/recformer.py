@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ml.baselines.recformer_steps import Split
     from ml.baselines.recformer_text import RecformerText
     from ml.baselines.recformer_training import HeldOut
-    from ml.tracked_run import TrackedRun
+    from ml.models.run import TrackedRun
 
 FORMAT = "hemline-recformer-1"
 

@@ -28,7 +28,7 @@ from ml.evaluation.metrics import ndcg_at_k
 from ml.retrieval.errors import NothingToTrain
 
 if TYPE_CHECKING:
-    from ml.tracked_run import TrackedRun
+    from ml.models.run import TrackedRun
 
 logger = logging.getLogger(__name__)
 Weights = dict[str, torch.Tensor]

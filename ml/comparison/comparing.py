@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ml.champions import require_champion
 from ml.comparison.contenders import OURS_READS, Ours, Ranked, fit_references, rank_further, rank_reference
 from ml.comparison.finished import Finished
 from ml.comparison.views import CategoryData, View
 from ml.evaluation import breakdown_rows, difference_rows, evaluation_rows, rank_rows, references
 from ml.evaluation.differences import OURS
+from ml.models.champions import require_champion
 from ml.origins import origin
 from ml.settings import Settings
 from ml.tables import TABLES
 from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
-    from ml.registry import ModelRegistry
-    from ml.tracked_run import TrackedRun
+    from ml.models.registry import ModelRegistry
+    from ml.models.run import TrackedRun
 
 COMPARED = tuple(name for name in TABLES if name.startswith("evaluation_"))
 """The tables of a comparison."""

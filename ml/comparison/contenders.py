@@ -23,11 +23,11 @@ from ml.ranking import Demand
 
 if TYPE_CHECKING:
     from ml.generation import Generated
+    from ml.models.registry import ModelRegistry
+    from ml.models.run import TrackedRun
     from ml.ranking import Sources
     from ml.ranking.ranker import Ranker
     from ml.ranking.stacking import Questions
-    from ml.registry import ModelRegistry
-    from ml.tracked_run import TrackedRun
 
 OURS_READS = ("markov", "item_knn", "core")
 """The references whose fitted systems are sources of ours."""

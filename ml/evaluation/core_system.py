@@ -12,8 +12,8 @@ from ml.sequences import ItemSequences
 from ml.settings import ItemEmbeddingSettings
 
 if TYPE_CHECKING:
+    from ml.models.run import TrackedRun
     from ml.retrieval import Core
-    from ml.tracked_run import TrackedRun
 
 
 class CoreSystem:

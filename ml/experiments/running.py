@@ -41,7 +41,7 @@ from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
     from ml.baselines.recformer import Recformer
-    from ml.tracked_run import TrackedRun
+    from ml.models.run import TrackedRun
 
 OURS = "ours_mixup"
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
-from ml.champions import require_champion
 from ml.fits.prompting import example_prompts, prompt_tools
+from ml.models.champions import require_champion
 from ml.settings import Settings
 from ml.warehouse import Warehouse
 
@@ -17,7 +17,7 @@ EXAMPLES = 8
 
 if TYPE_CHECKING:
     from ml.generation import Generated
-    from ml.registry import ModelRegistry
+    from ml.models.registry import ModelRegistry
 
 
 def answer_examples(

@@ -19,8 +19,8 @@ from ml.settings import Settings
 from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
+    from ml.models.run import TrackedRun
     from ml.retrieval import Core, VectorIndex
-    from ml.tracked_run import TrackedRun
 
 
 class TitleVectors(Protocol):

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from ml.baselines.system import NeuralSystem
     from ml.fits.fitting import TitleVectors
     from ml.generation import Generated
+    from ml.models.registry import ModelRegistry
     from ml.ranking import Asked
     from ml.ranking.ranker import RankedExample, Ranker
     from ml.ranking.stacking import Questions
-    from ml.registry import ModelRegistry
     from ml.retrieval import Core
 
 _COUNTING, _NEXT_ITEM = "counting.json", "next_item"

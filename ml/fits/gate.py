@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
-from ml.champions import INDEX_OF, made_of, must_go, promote_index, rolled_back_versions
 from ml.errors import HemlineError
-from ml.model_files import check_finite_weights, content_hash
-from ml.promotion import Decision, decide, refused
+from ml.models.champions import INDEX_OF, made_of, must_go, promote_index, rolled_back_versions
+from ml.models.files import check_finite_weights, content_hash
+from ml.models.promotion import Decision, decide, refused
 from ml.settings import Settings
 
 if TYPE_CHECKING:
-    from ml.model_version import ModelVersion
-    from ml.registry import ModelRegistry
-    from ml.tracked_run import TrackedRun
+    from ml.models.registry import ModelRegistry
+    from ml.models.run import TrackedRun
+    from ml.models.version import ModelVersion
 
 Model = TypeVar("Model")
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ml.fits.fusing import FittedRanker, Fusion
-    from ml.model_version import ModelVersion
+    from ml.models.version import ModelVersion
     from ml.ranking.ranker import RankedExample
     from ml.retrieval import Core
     from ml.retrieval.title_training import Pairs

@@ -25,7 +25,7 @@ _LOGGED_STEPS = 500
 
 
 class Metrics(Protocol):
-    """Where metrics go while training: an `ml.tracked_run.TrackedRun`, or anything like it."""
+    """Where metrics go while training: an `ml.models.run.TrackedRun`, or anything like it."""
 
     def metric(self, name: str, value: float, step: int | None = None) -> None:
         """Record one value."""

@@ -22,7 +22,7 @@ from ml.warehouse import Warehouse
 if TYPE_CHECKING:
     from ml.generation import Generated
     from ml.memory import QueryMemory
-    from ml.model_version import ModelVersion
+    from ml.models.version import ModelVersion
     from ml.night.shelf import Shelf
     from ml.spark import SparkSource
 

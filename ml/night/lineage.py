@@ -16,7 +16,7 @@ from ml.settings import Settings
 from ml.warehouse import Warehouse
 
 if TYPE_CHECKING:
-    from ml.registry import ModelRegistry
+    from ml.models.registry import ModelRegistry
 
 NEWEST_DAYS = 3
 

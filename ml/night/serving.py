@@ -14,8 +14,8 @@ from ml.settings import Settings
 
 if TYPE_CHECKING:
     from ml.fits.fusing import Fusion
-    from ml.model_version import ModelVersion
-    from ml.registry import ModelRegistry
+    from ml.models.registry import ModelRegistry
+    from ml.models.version import ModelVersion
     from ml.retrieval import Core, VectorIndex
 
 
@@ -89,7 +89,7 @@ def serving_versions(registry: ModelRegistry, scope: str, adapter: str | None = 
 
     `adapter`: the version that wrote tonight's answers, where it may no longer be the champion.
     """
-    from ml.champions import index_of, require_champion, rolled_back_versions
+    from ml.models.champions import index_of, require_champion, rolled_back_versions
 
     adapter_now, titles, core = (
         require_champion(registry, kind, scope) for kind in ("adapter", "title_encoder", "item_embeddings")

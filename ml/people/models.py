@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
-from ml.champions import KINDS, RETRAIN_BY
+from ml.models.champions import KINDS, RETRAIN_BY
+from ml.models.registry import ModelRegistry
 from ml.people.traces import Traces
-from ml.registry import ModelRegistry
 from ml.warehouse import Warehouse
 
 

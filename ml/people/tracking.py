@@ -16,7 +16,7 @@ from ml.people.scrub import FORGOTTEN, Scrub
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from ml.registry import ModelRegistry
+    from ml.models.registry import ModelRegistry
 
 _READ = {".json", ".jsonl", ".csv", ".md", ".txt", ".parquet"}
 _ANSWER = re.compile(r"^bought: (?P<bought>.*)\n(?:wrote: .*\n?)?", re.M)

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ml.champions import INDEX_OF, earlier_champions, made_of
+from ml.models.champions import INDEX_OF, earlier_champions, made_of
 from ml.night.serving import VERSION_COLUMNS
 from ml.retention.removal import Removal
 from ml.settings import POOLED, RetentionSettings
@@ -21,7 +21,7 @@ from ml.warehouse import Warehouse
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 
-    from ml.registry import ModelRegistry
+    from ml.models.registry import ModelRegistry
 
 Versions = Mapping[tuple[str, str], set[str]]
 """Numbers of versions by kind and model partition."""

@@ -17,8 +17,8 @@ from ml.retrieval.errors import NothingToTrain
 from ml.settings import ItemEmbeddingSettings
 
 if TYPE_CHECKING:
+    from ml.models.run import TrackedRun
     from ml.sequences import ItemSequences
-    from ml.tracked_run import TrackedRun
 
 DEFAULT_NEGATIVES = 4096
 MAX_VALIDATION = 2000

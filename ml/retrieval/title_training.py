@@ -19,7 +19,7 @@ from ml.settings import TitleEncoderSettings
 from ml.text import normalise_query
 
 if TYPE_CHECKING:
-    from ml.tracked_run import TrackedRun
+    from ml.models.run import TrackedRun
 
 MAX_VALIDATION = 2000
 VALIDATION_TITLES = 20_000

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from assets.common import preview_markdown
-from ml.registry import ModelRegistry
+from ml.models.registry import ModelRegistry
 from ml.tables import EVENT_IDS, TABLES, WRITTEN
 
 FORMULAS = ['=HYPERLINK("http://x")', "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1"]

@@ -4,8 +4,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 from model_registries import failing, new_registry, register
 
-from ml.champions import index_of, promote_index, rollback, rolled_back_versions
 from ml.errors import BadInputError, HemlineError
+from ml.models.champions import index_of, promote_index, rollback, rolled_back_versions
 
 KIND, SCOPE = "item_embeddings", "Clothing"
 

@@ -7,9 +7,9 @@ import pytest
 from mlflow.exceptions import MlflowException
 from model_registries import TAGS, failing, load_numbers, new_registry, register, save_numbers
 
-from ml.champions import rollback
 from ml.errors import HemlineError
 from ml.fits.gate import Trial, consider
+from ml.models.champions import rollback
 from ml.settings import Settings
 
 SETTINGS = Settings()

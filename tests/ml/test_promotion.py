@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml.errors import BadInputError
-from ml.promotion import decide
+from ml.models.promotion import decide
 from ml.settings import EvaluationSettings, PromotionSettings
 
 EVALUATION = EvaluationSettings(resamples=300)

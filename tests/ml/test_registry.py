@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from ml.errors import BadInputError
-from ml.model_version import registered_name
-from ml.registry import ModelRegistry
+from ml.models.registry import ModelRegistry
+from ml.models.version import registered_name
 
 TAGS = {
     "as_of": "2026-11-20",

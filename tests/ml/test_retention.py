@@ -11,9 +11,9 @@ import pytest
 from model_registries import new_registry, register
 from pydantic import ValidationError
 
-from ml.champions import rollback
 from ml.errors import HemlineError
-from ml.registry import ROLLED_BACK
+from ml.models.champions import rollback
+from ml.models.registry import ROLLED_BACK
 from ml.retention import first_log_day, forgotten_work, old_partitions, unneeded_versions
 from ml.retention.tables import LOG, NIGHTS
 from ml.retention.versions import references
@@ -182,7 +182,7 @@ def test_a_removal_that_was_cut_short_is_done_by_repeating_it(registry, fit, mon
         raise OSError("cut")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="cut"):
-        patch.setattr("ml.registry.shutil.rmtree", cut)
+        patch.setattr("ml.models.registry.shutil.rmtree", cut)
         remove(registry, {}, time.time() + YEAR, champions=2)
     remove(registry, {}, time.time() + YEAR, champions=2)
     assert with_files(registry, "ranker") == ["3", "4"]

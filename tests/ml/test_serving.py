@@ -8,8 +8,8 @@ import pytest
 from model_registries import TAGS, new_registry
 from test_trials import core_of
 
-from ml.champions import rollback
 from ml.errors import HemlineError
+from ml.models.champions import rollback
 from ml.night.carried import carried_rows
 from ml.night.night_lists import writer_of
 from ml.night.serving import serving_versions, shelf_vectors

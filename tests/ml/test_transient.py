@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from ml.errors import BadInputError, HemlineError
-from ml.registry import ModelRegistry
+from ml.models.registry import ModelRegistry
 from ml.transient import is_transient
 
 

@@ -20,7 +20,7 @@ from ml.fits.trials import (
     title_trial,
 )
 from ml.language_model import train_adapter
-from ml.model_version import ModelVersion
+from ml.models.version import ModelVersion
 from ml.ranking.ranker import Ranker
 from ml.ranking.stacking import Questions, fit_stacked
 from ml.retrieval import Core, TitleEncoder

@@ -18,7 +18,7 @@ from model_registries import empty_store, register
 
 from assets import define
 from ml.errors import HemlineError
-from ml.registry import TrackedRun
+from ml.models.registry import TrackedRun
 from ml.retention import unneeded_versions
 from ml.settings import RetentionSettings, Settings
 from ml.tables import TABLES

@@ -9,7 +9,7 @@ from test_cli import hemline, own_environment  # noqa: F401  (a fixture)
 
 from assets import define
 from assets.tracking import settings_hash
-from ml.registry import ModelRegistry
+from ml.models.registry import ModelRegistry
 from pipelines.settings import load_settings
 
 PASSWORD, KEY = "correct-horse-battery", "staple-of-sixteen-characters"

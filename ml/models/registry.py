@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from ml.errors import BadInputError, HemlineError
-from ml.model_version import MODEL_PATH, ModelVersion, local_folder, registered_name
+from ml.models.run import TrackedRun
+from ml.models.version import MODEL_PATH, ModelVersion, local_folder, registered_name
 from ml.secrets import redact
-from ml.tracked_run import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

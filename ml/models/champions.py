@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from ml.errors import BadInputError, HemlineError
-from ml.model_version import ModelVersion, registered_name
-from ml.registry import CHAMPION, NOTHING, PROMOTED_OVER, ROLLED_BACK, ModelRegistry, now
+from ml.models.registry import CHAMPION, NOTHING, PROMOTED_OVER, ROLLED_BACK, ModelRegistry, now
+from ml.models.version import ModelVersion, registered_name
 
 KINDS = ("adapter", "title_encoder", "item_embeddings", "ranker")
 """Kinds of models that are promoted and rolled back by themselves."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml.errors import BadInputError
-from ml.model_files import check_plain_files, content_hash
-from ml.model_version import MODEL_PATH, ModelVersion, registered_name
+from ml.models.files import check_plain_files, content_hash
+from ml.models.version import MODEL_PATH, ModelVersion, registered_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow.entities import Metric
 
-    from ml.registry import ModelRegistry
+    from ml.models.registry import ModelRegistry
 
 _METRICS_A_BATCH = 200
 _SECONDS_A_BATCH = 5.0
