@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from ml.tables import TABLES
@@ -44,21 +45,25 @@ def filled(items: Ranked, shelf: Shelf, k: int, excluded: set[str]) -> Ranked:
 
 
 def list_rows(lists: Sequence[UserList], versions: Mapping[str, Any]) -> pa.Table:
-    """Return the rows of `lists`; `versions` are the version columns of what a model made."""
-    with_model = {"language_model"}
-    with_retrieval = {"language_model", "retrieval"}
-    rows = [
-        {
-            "user_id": one.user_id, "rank": rank, "item_id": item, "score": score, "source": one.source, "part": part,
-            "listed_on": one.listed_on,
-            "model_version": versions["model_version"] if one.source in with_model else None,
-            "title_encoder_version": versions["title_encoder_version"] if one.source in with_retrieval else None,
-            "item_embeddings_version": versions["item_embeddings_version"] if one.source in with_retrieval else None,
-            "ranker_version": versions["ranker_version"] if one.source in with_retrieval else None,
-            "fitted_until": versions["fitted_until"] if one.source in with_retrieval else None,
-            "model_from_future": bool(versions["model_from_future"]) and one.source in with_retrieval,
-        }
-        for one in lists
-        for rank, (item, part, score) in enumerate(one.items, start=1)
-    ]  # fmt: skip
-    return pa.Table.from_pylist(rows, TABLES["recommendations"].schema)
+    """Return the rows of `lists`; `versions` are the version columns of what the models made."""
+    schema = TABLES["recommendations"].schema
+    customers = {
+        "user_id": [one.user_id for one in lists],
+        "source": [one.source for one in lists],
+        "listed_on": [one.listed_on for one in lists],
+    }
+    for column, value in versions.items():
+        makers = ("language_model",) if column == "model_version" else ("language_model", "retrieval")
+        nobody = False if column == "model_from_future" else None
+        customers[column] = [value if one.source in makers else nobody for one in lists]
+    owner = np.repeat(np.arange(len(lists)), [len(one.items) for one in lists])
+    repeated = {
+        name: pa.array(values, schema.field(name).type).take(pa.array(owner)) for name, values in customers.items()
+    }
+    entries = {
+        "rank": [rank for one in lists for rank in range(1, len(one.items) + 1)],
+        "item_id": [item for one in lists for item, _, _ in one.items],
+        "part": [part for one in lists for _, part, _ in one.items],
+        "score": [score for one in lists for _, _, score in one.items],
+    }
+    return pa.table({name: repeated[name] if name in repeated else entries[name] for name in schema.names}, schema)
