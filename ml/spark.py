@@ -98,6 +98,25 @@ def cached(*frames: DataFrame) -> Iterator[list[DataFrame]]:
             frame.unpersist()
 
 
+@contextmanager
+def executors_words(what: str) -> Iterator[None]:
+    """Raise HemlineError with what an executor said, not with Java's traceback, where the block fails on one."""
+    try:
+        yield
+    except HemlineError:
+        raise
+    except Exception as error:
+        raise HemlineError(f"{what} on Spark's executors: {_own_words(error)}") from error
+
+
+def _own_words(error: Exception) -> str:
+    """Return the sentence of our own that an executor raised, or else the last line of its Python traceback."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    python = [line for line in lines if ": " in line and not line.startswith(("at ", "File ", "Caused by"))]
+    own = [line for line in python if line.startswith("ml.errors.")]
+    return own[0].partition(": ")[2] if own else (python or lines or [repr(error)])[-1]
+
+
 class SparkSource:
     """A Spark session that starts when it is first asked for, so that runs without Spark never pay for a JVM."""
 

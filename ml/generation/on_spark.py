@@ -18,6 +18,7 @@ from ml.errors import HemlineError
 from ml.generation.chunks import AnswerTask, Chunk, answer_chunk, read_chunk, split
 from ml.generation.decoding import Generated, instruction_cache
 from ml.settings import LanguageModelSettings
+from ml.spark import executors_words
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -57,10 +58,8 @@ def generate_on_spark(
         context = spark.sparkContext
         shared = context.broadcast((folders, task))
         try:
-            # One chunk a task: executors that are done take the next.
-            context.parallelize(waiting, len(waiting)).foreachPartition(_answer_with(shared))
-        except Exception as error:
-            raise HemlineError(f"generation on Spark's executors: {_own_words(error)}") from error
+            with executors_words("generation"):  # one chunk a task: executors that are done take the next
+                context.parallelize(waiting, len(waiting)).foreachPartition(_answer_with(shared))
         finally:
             shared.unpersist()
     answers: list[Generated] = []
@@ -106,11 +105,3 @@ def _take_own_gpu() -> None:
     gpu = context.resources().get("gpu") if context is not None else None
     if gpu is not None and not _MODELS:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu.addresses[0]
-
-
-def _own_words(error: Exception) -> str:
-    """Return the sentence of our own that an executor raised, or else the last line of its Python traceback."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    python = [line for line in lines if ": " in line and not line.startswith(("at ", "File ", "Caused by"))]
-    own = [line for line in python if line.startswith("ml.errors.")]
-    return own[0].partition(": ")[2] if own else (python or lines)[-1]

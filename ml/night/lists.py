@@ -47,7 +47,7 @@ def filled(items: Ranked, shelf: Shelf, k: int, excluded: set[str]) -> Ranked:
 def list_rows(lists: Sequence[UserList], versions: Mapping[str, Any]) -> pa.Table:
     """Return the rows of `lists`; `versions` are the version columns of what the models made."""
     schema = TABLES["recommendations"].schema
-    customers = {
+    customers: dict[str, list[Any]] = {
         "user_id": [one.user_id for one in lists],
         "source": [one.source for one in lists],
         "listed_on": [one.listed_on for one in lists],

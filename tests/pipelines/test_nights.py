@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -21,7 +22,7 @@ from small_shop import (
 
 from pipelines import flows
 from pipelines.resources import model_registry
-from pipelines.run import Runner
+from pipelines.run import RunFailedError, Runner
 
 K = 10
 
@@ -96,6 +97,25 @@ def test_a_night_whose_lists_executors_make_publishes_the_same_tables(shop, tmp_
     for category in CATEGORIES:
         made, expected = (one.warehouse.read("recommendations", date=LAST, category=category) for one in (spread, shop))
         assert rows_in_order(made.to_batches()) == expected.to_pylist()
+
+
+def test_an_executor_that_cannot_make_lists_says_why_and_the_table_stays(shop, spark, tmp_path, monkeypatch):
+    from ml.night.night_lists import NightTask
+
+    settings = shop.settings.recommendations.model_dump(mode="json")
+    spread = shop.copy(tmp_path / "spread").change(recommendations={**settings, "executors": "spark"})
+    opened = NightTask.open
+
+    def replaced_meanwhile(*arguments):
+        task = opened(*arguments)
+        lost = replace(task.generations, files=(str(tmp_path / "gone.parquet"),))
+        return replace(task, generations=lost)
+
+    monkeypatch.setattr(NightTask, "open", replaced_meanwhile)
+    before = spread.published()
+    with pytest.raises(RunFailedError, match=r"lists of Clothing on Spark's executors: generations .* was replaced"):
+        flows.nightly(Runner(spread.settings), LAST)
+    assert spread.published() == before
 
 
 def rows_in_order(batches):
