@@ -137,7 +137,7 @@ def make_shop(spark: Any, folder: Path) -> Shop:
     save_text_encoder(folder / "tiny-bert")
     places = {
         "raw_log": "raw/interactions", "catalog": "raw/catalog.parquet", "warehouse": "warehouse", "home": ".hemline",
-        "memory": {"encoder": str(folder / "tiny-bert")},
+        "report": "report", "memory": {"encoder": str(folder / "tiny-bert")},
     }  # fmt: skip
     model = {**_TINY["language_model"], "base_model": str(folder / "tiny-llama")}
     recformer = {**_TINY["evaluation"]["recformer"], "encoder": str(folder / "tiny-bert")}

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +33,11 @@ def remove_from_runs(registry: ModelRegistry, scrub: Scrub, titles: Collection[s
     for run in _runs(client, registry.experiment_id):
         for path in _artifacts(client, run.info.run_id):
             counts["mlflow artifacts"] += _rewrite(client, run.info.run_id, path, scrub, titles)
-        for name, value in run.data.tags.items():
-            if (clean := scrub(value)) != value and not name.startswith("mlflow."):
-                client.set_tag(run.info.run_id, name, clean)
-                counts["mlflow tags"] += 1
+        own = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
+        changed = {name: clean for name, value in own.items() if (clean := scrub(value)) != value}
+        if changed:
+            _set_tags(client, run, changed)
+            counts["mlflow tags"] += len(changed)
     return {place: count for place, count in counts.items() if count}
 
 
@@ -50,6 +51,19 @@ def _runs(client: MlflowClient, experiment: str) -> Iterator[Any]:
         token = page.token
         if not token:
             return
+
+
+def _set_tags(client: MlflowClient, run: Any, tags: Mapping[str, str]) -> None:
+    """Write tags of a run; one that was deleted is restored meanwhile, because MLflow refuses them until then."""
+    deleted = run.info.lifecycle_stage == "deleted"
+    if deleted:
+        client.restore_run(run.info.run_id)
+    try:
+        for name, value in tags.items():
+            client.set_tag(run.info.run_id, name, value)
+    finally:
+        if deleted:
+            client.delete_run(run.info.run_id)
 
 
 def _artifacts(client: MlflowClient, run_id: str, folder: str | None = None) -> Iterator[str]:

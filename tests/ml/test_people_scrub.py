@@ -4,14 +4,17 @@ import json
 import sqlite3
 from contextlib import closing
 
+import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow import MlflowClient
+from model_registries import new_registry
 
 from ml.people import databases
 from ml.people.databases import scrub_database, vacuum
 from ml.people.scrub import Scrub
-from ml.people.tracking import clean_file
+from ml.people.tracking import clean_file, remove_from_runs
 
 IDS = ["U0000047", "U0000047-15-0", "e-1", "jane.doe@shop.test", "two words"]
 
@@ -87,3 +90,20 @@ def test_rows_of_tables_go_and_example_answers_to_their_purchases():
     assert clean_file(".md", answers, scrub, ["Red hat"]) == (
         b"bought: [forgotten]\n\nbought: CD | Blue hat\nwrote:  i2 | \n"
     )
+
+
+def test_every_run_of_mlflow_is_cleaned_deleted_ones_too_and_every_folder_of_it(tmp_path, monkeypatch):
+    registry, search, runs = new_registry(tmp_path), MlflowClient.search_runs, []
+    for number in range(3):
+        with pytest.raises(ValueError), registry.run("ranker", "Hats", tags={}, params={}) as run:
+            runs.append(run.run_id)
+            run.text(f"answer to e-{number}", "examples/deep/answers.md")
+            raise ValueError(f"example e-{number} is odd")
+    registry.client.delete_run(runs[0])
+    monkeypatch.setattr(MlflowClient, "search_runs", lambda *a, **how: search(*a, **{**how, "max_results": 2}))
+    scrub = Scrub(["e-0", "e-1", "e-2"])
+    assert remove_from_runs(registry, scrub, ()) == {"mlflow artifacts": 3, "mlflow tags": 3}
+    for run, stage in zip(runs, ["deleted", "active", "active"], strict=True):
+        kept = registry.client.get_run(run)
+        assert (kept.info.lifecycle_stage, kept.data.tags["error"]) == (stage, "ValueError: example [forgotten] is odd")
+    assert remove_from_runs(registry, scrub, ()) == {}

@@ -1,13 +1,20 @@
 """Customers taken out of published tables, and the locks that keep writers apart meanwhile."""
 
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from people_shop import CANARY, OTHER, table
 
-from ml.people.tables import _remove
+from ml.people.suppression import add
+from ml.people.tables import _remove, remove_from_tables
+from ml.people.traces import find_traces
+from ml.sequences import query_daily
+from ml.settings import MemorySettings, SparkSettings
+from ml.spark import SparkSource
 from ml.tables import TABLES
 from ml.warehouse import Warehouse
 
@@ -111,3 +118,40 @@ def test_a_partition_of_several_row_groups_keeps_its_order(warehouse, monkeypatc
     left = warehouse.read("recommendations", ["user_id", "rank"], date=DAYS[0], category="x")
     assert left["user_id"].to_pylist() == [user for user in users if user not in ("u013", "u014") for _ in (1, 2)]
     assert pc.sum(left["rank"]).as_py() == 48 * 3
+
+
+def test_searches_only_they_made_go_and_all_others_are_counted_as_if_they_had_never_been(spark, warehouse, tmp_path):
+    settings, vector = MemorySettings(encoder="tiny"), [1.0, 0.0]
+    old = {"category": "Hats", "query": "old", "item_id": "i", "clicks": 1, "purchases": 0, "positions": 0,
+           "position_sum": 0}  # fmt: skip
+    warehouse.publish("query_daily", table("query_daily", [old]), date=DAYS[0])  # its `interactions` are kept no more
+    searches = [(CANARY, "own", "Own"), (CANARY, "shared", "Shared"), (OTHER, "shared", "shared"),
+                (CANARY, "written", "Written!"), (OTHER, "written again", "Written!"), (CANARY, "old", "old"),
+                (OTHER, "theirs", "theirs")]  # fmt: skip
+    event = {"event_time": datetime.fromisoformat(DAYS[1]).replace(tzinfo=UTC), "action": "click", "item_id": "i",
+             "category": "Hats", "position": 1}  # fmt: skip
+    rows = [{**event, "event_id": f"e{number}", "user_id": user, "query": query, "query_original": written}
+            for number, (user, query, written) in enumerate(searches)]  # fmt: skip
+    warehouse.publish("interactions", table("interactions", rows), date=DAYS[1])
+    others = Warehouse(tmp_path / "others")
+    others.publish("interactions", table("interactions", [r for r in rows if r["user_id"] == OTHER]), date=DAYS[1])
+    for one in (warehouse, others):
+        counts = query_daily(one.frame(spark, "interactions", days=[DAYS[1]]))
+        one.publish_days("query_daily", counts, [DAYS[1]])
+    names = sorted({query for _, query, _ in searches})
+    vectors = [{"encoder": "tiny", "query": query, "vector": vector} for query in names]
+    warehouse.publish("query_vectors", table("query_vectors", vectors))
+    memory = {"as_of": DAYS[1], "category": "Hats", "items": ["i"], "mean_positions": [1.0], "clicks": [1],
+              "purchases": [0]}  # fmt: skip
+    warehouse.publish("query_memory", table("query_memory", [{**memory, "query": query} for query in names]))
+
+    traces = find_traces(warehouse, [CANARY])
+    assert traces.queries == {"own", "Own", "Shared", "written", "old"}, "not what somebody else made or wrote too"
+    suppression = add(tmp_path / "home", None, [CANARY])
+    removed = remove_from_tables(warehouse, traces, suppression, settings, SparkSource(SparkSettings()))
+    assert removed == {"query_daily": 3, "query_vectors": 2, "query_memory": 2, "interactions": 4}
+    assert warehouse.content("query_daily", date=DAYS[1]) == others.content("query_daily", date=DAYS[1])
+    assert warehouse.read("query_daily", date=DAYS[0]).to_pylist() == [old]
+    left = ["old", "shared", "theirs", "written again"]
+    assert sorted(warehouse.read("query_vectors")["query"].to_pylist()) == left
+    assert sorted(warehouse.read("query_memory")["query"].to_pylist()) == left

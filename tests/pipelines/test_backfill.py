@@ -1,5 +1,6 @@
 """A range of days as one run: chunk by chunk, and after a kill only what is not there yet."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from small_shop import Shop, event, write_events
 
+import assets.ranges
 import ml.log
 from ml.finished_days import FinishedDays
 from ml.log import inputs_of_days, partition_window
@@ -217,6 +219,20 @@ def test_a_file_that_changes_while_its_days_are_made_has_them_made_again(spark, 
         ingest(log, last=DAYS[2])
     ingest(log, last=DAYS[2])
     assert "new" in {row["event_id"] for row in log.rows("interactions", date=DAYS[0])}
+
+
+def test_a_chunk_says_how_far_the_range_is_and_what_a_day_cost(spark, log, monkeypatch):
+    clock = itertools.count(0, 10)  # it is looked at as a chunk begins and as it ends: each takes 10 seconds
+    monkeypatch.setattr(assets.ranges, "perf_counter", lambda: next(clock))
+    said = ingest(log, last=DAYS[2])
+    for line in (f"{DAYS[0]} … {DAYS[1]} published: 2 of 3 days, 5.00 s a day",
+                 f"{DAYS[2]} … {DAYS[2]} published: 3 of 3 days, 10.00 s a day"):  # fmt: skip
+        assert said.count(line) == 2, "of interactions, and of query_daily"
+    assert not any("are there already" in line for line in said)
+    with Runner(log.settings).instance() as instance:
+        (newest,) = (one.asset_materialization for one in
+                     instance.fetch_materializations(dg.AssetKey("interactions"), 1).records)  # fmt: skip
+    assert newest.metadata["seconds_a_day"].value == [5.0, 10.0]
 
 
 def test_dagster_makes_a_range_in_one_run(log):

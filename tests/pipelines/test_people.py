@@ -4,22 +4,28 @@ import io
 import json
 import shutil
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
+import dagster as dg
 import pytest
+from dagster._core.scheduler.instigation import InstigatorType, TickData, TickStatus
+from dagster_shared.error import SerializableErrorInfo
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from people_scan import findings
 from rich.console import Console
 from small_shop import LAST, Shop, event, write_events
 from test_cli import hemline, own_environment  # noqa: F401  (a fixture)
 
+from ml.people.scrub import Scrub
+from ml.settings import Settings
 from ml.tables import TABLES
 from ml.warehouse import Warehouse
 from pipelines import flows
-from pipelines.people import forget_customers, print_forgotten
+from pipelines.people import forget_customers, print_forgotten, scrub_records
 from pipelines.resources import model_registry
-from pipelines.run import Runner
+from pipelines.run import Runner, dagster_home
 
 CANARY = "U0000047"
 QUERY = "kakapo jumper ünïque"
@@ -27,7 +33,7 @@ PLACES = [
     *("interactions", "rejected_interactions", "query_daily", "query_vectors", "query_memory", "training_sequences"),
     *("prompts", "prompt_perplexity", "query_title_pairs", "user_histories", "generations", "recommendations"),
     *("evaluation_ranks", "history/runs/", "compute_logs", "mlflow.db", "prompt_perplexity.json"),
-    *("work/evaluation", "_staging/recommendations"),
+    *("work/evaluation", "_staging/recommendations", "report/index.html"),
 ]
 """Where the canary is before: a scan that does not find it there proves nothing."""
 
@@ -74,6 +80,8 @@ def plant(shop):
         instance.report_engine_event(f"customer {CANARY}: event canary-click, search {QUERY!r}", run)
     log = next((shop.folder / ".hemline" / "dagster").rglob("*.err"))
     log.write_text(f"{log.read_text()}\ncustomer {CANARY} asked for '{QUERY}'\n")
+    page = flows.report(shop.settings)
+    page.write_text(f"{page.read_text()}<p>{CANARY} asked for {QUERY}</p>")
     registry = model_registry(shop.settings)
     with pytest.raises(ValueError), registry.run("ranker", "Clothing", tags={}, params={}):
         raise ValueError(f"example canary-bought of {CANARY} is odd")
@@ -141,3 +149,42 @@ def test_a_forgotten_customer_is_nowhere_and_the_next_night_does_not_bring_them_
     assert shop.rows("recommendations", date=LAST)
 
     assert "to be replaced by" in hemline("forget", "--settings", shop.file)
+
+
+def delete_from(path):
+    """Leave a deleted row of the canary in a database's free pages, as SQLite does where it is not told otherwise."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA secure_delete=OFF")
+        with database:
+            database.execute("CREATE TABLE a (id INTEGER PRIMARY KEY, t TEXT)")
+            database.executemany("INSERT INTO a (t) VALUES (?)", [(f"{CANARY} " * 200,)] * 50)
+        with database:
+            database.execute("DELETE FROM a")
+    assert CANARY.encode() in path.read_bytes()
+
+
+def test_dagster_s_records_and_logs_are_scrubbed_wherever_words_stand_and_what_was_deleted_goes(tmp_path):
+    settings = Settings(home=tmp_path)
+    home = dagster_home(settings)
+    for path in (home / "some.db", settings.home / "mlflow.db"):
+        delete_from(path)
+    said = {"text": f"row of {CANARY}", "json": dg.MetadataValue.json({"who": [CANARY]}),
+            "table": dg.MetadataValue.md(f"| {CANARY} |")}  # fmt: skip
+    error = SerializableErrorInfo(f"event of {CANARY}\n", [f"  at {CANARY}\n"], "ValueError")
+    skip = TickData("o", "late", InstigatorType.SENSOR, TickStatus.SKIPPED, time.time(), skip_reason=f"as {CANARY}")
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        note = dg.AssetMaterialization("recommendations", description=f"lists but {CANARY}'s", metadata=said)
+        instance.report_runless_asset_event(note)
+        instance.create_tick(skip)
+        instance.create_tick(skip._replace(status=TickStatus.FAILURE, skip_reason=None, error=error))
+    logs = [home / f"some{kind}" for kind in (".out", ".err", ".log", ".txt")]
+    for log in logs:
+        log.write_text(f"{CANARY} was seen\n")
+    busy = []
+    done = scrub_records(settings, busy, Scrub([CANARY]))
+    assert done["dagster records"] >= 3 and done["dagster logs"] == len(logs) and not busy
+    assert findings(tmp_path, [CANARY]) == {}
+    assert {log.read_text() for log in logs} == {"[forgotten] was seen\n"}
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        kept = instance.fetch_materializations(dg.AssetKey("recommendations"), 1).records[0].asset_materialization
+        assert kept.metadata["text"].value == "row of [forgotten]" and kept.description == "lists but [forgotten]'s"

@@ -100,8 +100,9 @@ def leave_traces(settings):
     error = SerializableErrorInfo(f"event of {CANARY}\n", [f"  at {CANARY}\n"], "ValueError")
     with dg.DagsterInstance.from_config(str(dagster_home(settings))) as instance:
         assert not odd_night.execute_in_process(instance=instance, raise_on_error=False).success
-        preview = {"rows": dg.MetadataValue.md(f"| {CANARY} |")}
-        instance.report_runless_asset_event(dg.AssetMaterialization("recommendations", metadata=preview))
+        preview = {"rows": dg.MetadataValue.md(f"| {CANARY} |{'.' * 700}")}
+        for _ in range(30):  # pages full of them: a row's new version does not lie over its old one
+            instance.report_runless_asset_event(dg.AssetMaterialization("recommendations", metadata=preview))
         failed = TickData("o", "late_data", InstigatorType.SENSOR, TickStatus.FAILURE, time.time(), error=error)
         instance.create_tick(failed)
         instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "SENSOR", "d", [error]))
