@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ml.errors import BadInputError
 from ml.log.files import file_format, list_files
 from ml.log.raw import raw_days
-from ml.settings import OTHER, POOLED
+from ml.settings import OTHER, names_a_partition
 
 if TYPE_CHECKING:
     import duckdb
@@ -149,7 +149,7 @@ def _choose_categories(sizes: Sequence[tuple[str, int, int]], notes: list[str]) 
     chosen, left, unusable = [], [], []
     for name, events, items in sizes:
         large = events >= MIN_EVENT_SHARE * max(all_events, 1) or items >= MIN_ITEM_SHARE * max(all_items, 1)
-        if name.lower() in {"", OTHER, POOLED} or set(name) & set("/\\\n\r\t\0="):
+        if not names_a_partition(name.lower()):
             unusable.append(name)
         elif large and len(chosen) < MAX_CATEGORIES:
             chosen.append(name)

@@ -15,7 +15,7 @@ from ml.settings.operations import (
 )
 from ml.settings.recommendations import PromotionSettings, RankerSettings, RecommendationSettings
 from ml.settings.retrieval import IndexSettings, ItemEmbeddingSettings, TitleEncoderSettings
-from ml.settings.shop import OTHER, POOLED, Settings
+from ml.settings.shop import OTHER, POOLED, Settings, names_a_partition
 
 __all__ = [
     "OTHER",
@@ -42,4 +42,5 @@ __all__ = [
     "Settings",
     "SparkSettings",
     "TitleEncoderSettings",
+    "names_a_partition",
 ]

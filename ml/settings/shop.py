@@ -30,6 +30,12 @@ OTHER = "other"
 """Category of items whose own category is not listed in `categories`."""
 
 
+def names_a_partition(category: str) -> bool:
+    """Whether a category can be a folder and a model partition of its own."""
+    reserved = {"", ".", "..", POOLED, OTHER}
+    return category.strip() == category and category not in reserved and not set(category) & set("/\\\n\r\t\0=")
+
+
 class Settings(Section):
     """All settings. `raw_log`, `catalog` (with `catalog_columns`) and `warehouse` are what a new shop must set."""
 
@@ -117,10 +123,10 @@ class Settings(Section):
     @classmethod
     def _plain_names(cls, value: list[str]) -> list[str]:
         for name in value:
-            if name.strip() != name or not name or name in {POOLED, OTHER} or set(name) & set("/\\\n\r\t\0="):
+            if not names_a_partition(name):
                 raise ValueError(
                     f"category {name!r}: expected a name without '/', '\\', '=', control characters or outer spaces, "
-                    f"and not {POOLED!r} or {OTHER!r}"
+                    f"and not '.', '..', {POOLED!r} or {OTHER!r}"
                 )
         if len(set(value)) != len(value):
             raise ValueError("categories: each may be listed once")

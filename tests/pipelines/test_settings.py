@@ -37,6 +37,7 @@ def test_relative_paths_belong_to_the_file(tmp_path: Path):
         ("generation: {max_users: many}", ["generation.max_users", "'many'", "integer"]),
         ("log: {time_zone: Mars/Olympus}", ["log.time_zone", "Mars/Olympus", "IANA"]),
         ("categories: [a/b]", ["categories", "a/b"]),
+        ("categories: ['..']", ["categories", "'..'", "expected a name"]),
         ("recommendations: {k: 1, mixup_n: 4}", ["mixup_n", "at most"]),
         ("start_date: '2026-02-30'", ["start_date", "2026-02-30", "day of the calendar"]),
         ("warehouse: gs://bucket/tables", ["warehouse", "gs://bucket/tables", "local file system"]),
