@@ -13,6 +13,7 @@ from model_registries import new_registry
 
 from ml.people import databases
 from ml.people.databases import scrub_database, vacuum
+from ml.people.files import scrub_logs
 from ml.people.scrub import Scrub
 from ml.people.tracking import clean_file, remove_from_runs
 
@@ -35,6 +36,19 @@ def test_nothing_else_changes(before, after):
 def test_pictures_stay_as_they_are():
     text = "![plot](data:image/png;base64,AB/e-1/7+e-1==) e-1"
     assert Scrub(IDS)(text) == "![plot](data:image/png;base64,AB/e-1/7+e-1==) [forgotten]"
+
+
+def test_a_log_behind_a_link_is_somebody_elses_file(tmp_path):
+    elsewhere = tmp_path / "elsewhere.log"
+    elsewhere.write_text("customer U0000047 asked")
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "own.err").write_text("customer U0000047 asked")
+    (logs / "linked.log").symlink_to(elsewhere)
+    assert scrub_logs(logs, Scrub(IDS)) == 1
+    assert (logs / "own.err").read_text() == "customer [forgotten] asked"
+    assert elsewhere.read_text() == "customer U0000047 asked"
+    assert (logs / "linked.log").is_symlink()
 
 
 def test_a_customer_whose_id_is_a_word_of_the_records_breaks_no_record(tmp_path):
