@@ -3,7 +3,7 @@
 import dagster as dg
 
 from ml.settings import Settings
-from ml.warehouse import Warehouse
+from ml.warehouse import Warehouse, parquet_views
 
 _DAY_TAGS = "dagster/asset_partition_range_end", "dagster/partition"
 """Where a run says which day, or the last of which days, it makes."""
@@ -107,16 +107,12 @@ def every_item_has_its_own_code(warehouse: dg.ResourceParam[Warehouse]) -> dg.As
 @dg.asset_check(asset="training_sequences", description="No step stands at or after its target's time.")
 def no_step_from_the_future(warehouse: dg.ResourceParam[Warehouse]) -> dg.AssetCheckResult:
     """Look at every published category."""
-    import duckdb
-
     late = 0
-    with duckdb.connect() as connection:
-        for category in warehouse.level_values("training_sequences", "category"):
-            files = [str(path) for path in warehouse.files("training_sequences", category=category)]
+    for category in warehouse.level_values("training_sequences", "category"):
+        with parquet_views(examples=warehouse.files("training_sequences", category=category)) as connection:
             row = connection.execute(
-                "SELECT count(*) FROM read_parquet(?, hive_partitioning=false) "
-                "WHERE list_max(list_transform(steps, lambda s: s.event_time)) >= target_time",
-                [files],
+                "SELECT count(*) FROM examples "
+                "WHERE list_max(list_transform(steps, lambda s: s.event_time)) >= target_time"
             ).fetchone()
-            late += row[0] if row else 0
+        late += row[0] if row else 0
     return dg.AssetCheckResult(passed=late == 0, metadata={"examples_with_later_steps": late})

@@ -15,7 +15,7 @@ from assets.tracking import code_version, fit_tags, settings_hash
 from ml.measure import timed
 from ml.models.registry import ModelRegistry
 from ml.settings import Settings
-from ml.spark import SparkSource, executors_words
+from ml.spark import SparkSource
 from ml.warehouse import Warehouse
 
 
@@ -122,8 +122,7 @@ def recommendations(
             task = NightTask.open(settings, warehouse, day, category, items, versions)
             checks, levels = promises(settings, items, day), {"date": day, "category": category}
             if settings.recommendations.executors == "spark":
-                with executors_words(f"lists of {category}"):
-                    frame = night_frame(spark.session, task)
+                with night_frame(spark.session, task) as frame:
                     published.append(warehouse.publish_frame("recommendations", frame, checks=checks, **levels))
             else:
                 rows = night_rows(task, warehouse)

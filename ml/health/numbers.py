@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.tables import TABLES
-from ml.warehouse import Warehouse
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+from ml.warehouse import Warehouse, parquet_views
 
 _LISTS = """
     SELECT 'all' AS source, metric, value, customers FROM (
@@ -47,28 +43,21 @@ def night_numbers(warehouse: Warehouse, day: str, before: str | None, categories
     `before` is the newest published day before it, for the overlap; None gives no overlap. The realised recall is that
     of `realised` on `day`, so of the table before. A number that cannot be told is null.
     """
-    import duckdb
-
     rows: list[Mapping[str, object]] = []
-    with duckdb.connect() as connection:
-        for category in categories:
-            if not warehouse.exists("recommendations", date=day, category=category):
-                continue
-            _register(connection, warehouse, "lists", day, category)
-            queries = [_LISTS, _SCORES]
-            if before is not None and warehouse.exists("recommendations", date=before, category=category):
-                _register(connection, warehouse, "before", before, category)
-                queries.append(_OVERLAP)
+    for category in categories:
+        tables = {"lists": warehouse.files("recommendations", date=day, category=category)}
+        if not tables["lists"]:
+            continue
+        queries = [_LISTS, _SCORES]
+        if before is not None and (files := warehouse.files("recommendations", date=before, category=category)):
+            tables["before"] = files
+            queries.append(_OVERLAP)
+        with parquet_views(**tables) as connection:
             for query in queries:
                 found = connection.execute(query, {"day": day} if "$day" in query else {}).fetchall()
                 rows += [_row(category, *row) for row in found]
-            rows += _realised(warehouse, day, category)
+        rows += _realised(warehouse, day, category)
     return pa.Table.from_pylist([dict(row) for row in rows], schema=TABLES["night_health"].schema)
-
-
-def _register(connection: DuckDBPyConnection, warehouse: Warehouse, name: str, day: str, category: str) -> None:
-    files = [str(path) for path in warehouse.files("recommendations", date=day, category=category)]
-    connection.read_parquet(files, hive_partitioning=False).create_view(name)
 
 
 def _realised(warehouse: Warehouse, day: str, category: str) -> list[dict[str, object]]:

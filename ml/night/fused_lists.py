@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.days import end_of_day
-from ml.fits.fusing import build_sources, category_items
+from ml.fits.fusing import Fusion, build_sources, category_items
 from ml.night.generating import current_query
 from ml.night.serving import shelf_vectors
 from ml.ranking import asked_of_histories
@@ -29,7 +29,7 @@ class FusedLists:
     """Makes lists of one category and night, customers by customers; the sources are built once.
 
     `counted` is what is counted of all histories of the category, so that tonight's demand counts tonight; None where
-    nobody has an item step. `models` have a ranker.
+    nobody has an item step.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class FusedLists:
         counted: Counted | None,
         shelf: Shelf,
         models: ServingModels,
+        fusion: Fusion,
     ) -> None:
         from ml.memory import memory_as_of
 
-        assert models.fusion is not None
-        self._settings, self._category, self._ranker = settings, category, models.fusion.ranker
+        self._settings, self._category, self._ranker = settings, category, fusion.ranker
         self._moment = end_of_day(day, settings.log.zone)
         self._memory = memory_as_of(warehouse, warehouse.read("query_vectors"), settings.memory, day)
         self._sources: Sources | None = None
@@ -53,7 +53,7 @@ class FusedLists:
             items = category_items(warehouse, category)
             items = items.filter(pc.field("item_id").isin(pa.array(shelf.items, pa.string())))
             vectors = shelf_vectors(models.title_index, items["item_id"].to_pylist(), models.titles.encode, shelf)
-            self._sources = build_sources(items, vectors, models.titles, models.core, counted, models.fusion.next_item)
+            self._sources = build_sources(items, vectors, models.titles, models.core, counted, fusion.next_item)
 
     def of(self, histories: pa.Table, generations: pa.Table, bought: Mapping[str, set[str]]) -> dict[str, Ranked]:
         """Return the lists of the customers of `histories`, by user id; `bought` are items to leave out."""

@@ -7,30 +7,41 @@ they share), and this process's packages. What is counted of all histories is co
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from ml.night.night_lists import NightLists, NightTask
 from ml.night.parts import BATCH_USERS
+from ml.spark import executors_words
 from ml.tables import TABLES
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
-def night_frame(spark: SparkSession, task: NightTask, customers: int = BATCH_USERS) -> DataFrame:
-    """Return the rows of everybody's lists as a frame that makes them, `customers` a task, when it is written."""
+@contextmanager
+def night_frame(spark: SparkSession, task: NightTask, customers: int = BATCH_USERS) -> Iterator[DataFrame]:
+    """A frame of everybody's lists that makes them, `customers` a task, when it is written in the block.
+
+    Raises HemlineError with an executor's own error where lists cannot be made.
+    """
     from ml.warehouse.spark_io import spark_schema
 
     context = spark.sparkContext
     ranges = list(task.ranges(customers))
     schema = spark_schema(TABLES["recommendations"])
     if not ranges:
-        return spark.createDataFrame([], schema)
-    shared = context.broadcast((task, task.count(task.versions.load())))
+        yield spark.createDataFrame([], schema)
+        return
+    shared = context.broadcast((task, task.count(task.fusion())))
     asked = spark.createDataFrame(context.parallelize(ranges, len(ranges)), "first string, last string")
-    return asked.mapInArrow(_lists_with(shared), schema)
+    try:
+        with executors_words(f"lists of {task.category}"):
+            yield asked.mapInArrow(_lists_with(shared), schema)
+    finally:
+        shared.unpersist()
 
 
 def _lists_with(shared: Any) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:  # a Spark broadcast
@@ -52,5 +63,5 @@ def _loaded(task: NightTask, counted: Any) -> NightLists:
 
     if not _LISTS or _LISTS[0][0] is not task:
         _LISTS.clear()  # the memory of one is what was planned for
-        _LISTS.append((task, NightLists(task, open_warehouse(task.settings), task.versions.load(), counted)))
+        _LISTS.append((task, NightLists(task, open_warehouse(task.settings), task.fusion(), counted)))
     return _LISTS[0][1]

@@ -17,13 +17,14 @@ from ml.night.lists import UserList, filled, list_rows, popular_list
 from ml.night.mixup_lists import MixupLists
 from ml.night.parts import BATCH_USERS, Part
 from ml.settings import Settings
-from ml.warehouse import Warehouse
+from ml.warehouse import Warehouse, parquet_views
 
 if TYPE_CHECKING:
     from pyarrow.compute import Expression
 
     from ml.fits.counting import Counted
-    from ml.night.serving import ServingModels, ServingVersions
+    from ml.fits.fusing import Fusion
+    from ml.night.serving import ServingVersions
     from ml.night.shelf import Shelf
 
 
@@ -65,11 +66,15 @@ class NightTask:
             for users in self.histories.customers(customers):
                 yield users[0], users[-1]
 
-    def count(self, models: ServingModels) -> Counted | None:
+    def fusion(self) -> Fusion | None:
+        """Return the ranker that orders the lists, with what it was fitted with; None where the mixup joins them."""
+        return self.versions.fusion() if self.settings.recommendations.order == "fusion" else None
+
+    def count(self, fusion: Fusion | None) -> Counted | None:
         """Return what is counted of all the category's histories, once for all who make lists of them."""
-        if self.settings.recommendations.order != "fusion" or models.fusion is None or not self.shelf.items:
+        if fusion is None:
             return None
-        return counting_as_of(self.histories.batches(["steps"], self.own), models.fusion.counting.get(self.category))
+        return counting_as_of(self.histories.batches(["steps"], self.own), fusion.counting.get(self.category))
 
 
 class NightLists:
@@ -79,17 +84,16 @@ class NightLists:
     on the customer's own history; then the category's popular items.
     """
 
-    def __init__(self, task: NightTask, warehouse: Warehouse, models: ServingModels, counted: Counted | None) -> None:
-        """`models` are those of the task's versions, `counted` is what the task counts."""
+    def __init__(self, task: NightTask, warehouse: Warehouse, fusion: Fusion | None, counted: Counted | None) -> None:
+        """`fusion` is the task's, `counted` what it counts."""
         self._task, self._shelf = task, task.shelf
-        self._ranked = task.settings.recommendations.order == "fusion" and models.fusion is not None
-        # answers that no list reads made no list
-        self._heard = not self._ranked or (models.fusion is not None and models.fusion.ranker.uses_answers)
-        self._columns = task.versions.columns(task.day, self._ranked)
-        if self._ranked:
-            self._maker = FusedLists(task.settings, warehouse, task.day, task.category, counted, task.shelf, models)
+        self._heard = fusion is None or fusion.ranker.uses_answers  # answers that no list reads made no list
+        self._columns = task.versions.columns(task.day, fusion is not None)
+        settings, models = task.settings, task.versions.load()
+        if fusion is None:
+            self._maker = MixupLists(settings, task.shelf, models)
         else:
-            self._maker = MixupLists(task.settings, task.shelf, models)
+            self._maker = FusedLists(settings, warehouse, task.day, task.category, counted, task.shelf, models, fusion)
 
     def rows(self, first: str, last: str) -> pa.Table:
         """Return the rows of `recommendations` of the customers from `first` to `last`, in the table's order."""
@@ -130,22 +134,17 @@ def night_rows(task: NightTask, warehouse: Warehouse, customers: int = BATCH_USE
     """Yield the rows of everybody's lists in the table's order, made for `customers` at a time in this process."""
     if not task.shelf.items:
         return
-    models = task.versions.load()
-    lists = NightLists(task, warehouse, models, task.count(models))
+    fusion = task.fusion()
+    lists = NightLists(task, warehouse, fusion, task.count(fusion))
     for first, last in task.ranges(customers):
         yield from lists.rows(first, last).to_batches()
 
 
 def customers_by_source(files: Sequence[Path]) -> dict[str, int]:
     """Return how many customers of a published table have which kind of list."""
-    import duckdb
-
-    with duckdb.connect() as connection:
-        query = (
-            "SELECT source, count(*) FROM read_parquet($files, hive_partitioning = false) "
-            "WHERE rank = 1 GROUP BY source ORDER BY source"
-        )
-        return dict(connection.execute(query, {"files": [str(path) for path in files]}).fetchall())
+    with parquet_views(lists=files) as connection:
+        query = "SELECT source, count(*) FROM lists WHERE rank = 1 GROUP BY source ORDER BY source"
+        return dict(connection.execute(query).fetchall())
 
 
 def writer_of(warehouse: Warehouse, day: str, category: str) -> str | None:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from ml.errors import HemlineError
 from ml.tables import TABLES
-from ml.warehouse import Warehouse
+from ml.warehouse import Warehouse, parquet_views
 
 if TYPE_CHECKING:
     from pyarrow.compute import Expression
@@ -63,15 +63,10 @@ class Part:
 
     def customers(self, size: int) -> Iterator[list[str]]:
         """Yield every customer once, in order, `size` at a time."""
-        import duckdb
-
         if not self.files:
             return
-        with duckdb.connect() as connection, self.whole():
-            found = connection.execute(
-                "SELECT DISTINCT user_id FROM read_parquet($files, hive_partitioning = false) ORDER BY user_id",
-                {"files": list(self.files)},
-            )
+        with self.whole(), parquet_views(rows=self.files) as connection:
+            found = connection.execute("SELECT DISTINCT user_id FROM rows ORDER BY user_id")
             while rows := found.fetchmany(size):
                 yield [user for (user,) in rows]
 
@@ -93,11 +88,8 @@ class Part:
 
 def customer_count(files: Sequence[Path]) -> int:
     """Return how many customers stand in these Parquet files."""
-    import duckdb
-
-    with duckdb.connect() as connection:
-        query = "SELECT count(DISTINCT user_id) FROM read_parquet($files, hive_partitioning = false)"
-        row = connection.execute(query, {"files": [str(path) for path in files]}).fetchone()
+    with parquet_views(rows=files) as connection:
+        row = connection.execute("SELECT count(DISTINCT user_id) FROM rows").fetchone()
     return row[0] if row else 0
 
 
@@ -109,23 +101,21 @@ def most_active(
     Those in `answered` have an answer that still holds. Ties: more item steps first, then category and user id, so
     that the choice does not depend on the order of rows.
     """
-    import duckdb
-
     kept = [(category, user) for category, users in answered.items() for user in sorted(users)]
     chosen: dict[str, list[str]] = {category: [] for category in categories}
     if not limit or not categories or not histories.files:
         return chosen
-    with duckdb.connect() as connection, histories.whole():
+    with histories.whole(), parquet_views(histories=histories.files) as connection:
         connection.register(
             "kept",
             pa.table({"category": pa.array([c for c, _ in kept], pa.string()),
                       "user_id": pa.array([u for _, u in kept], pa.string())}),
         )  # fmt: skip
         rows = connection.execute(
-            "SELECT category, user_id FROM read_parquet($files, hive_partitioning = false) AS histories "
-            "ANTI JOIN kept USING (category, user_id) WHERE item_steps > 0 AND list_contains($categories, category) "
+            "SELECT category, user_id FROM histories ANTI JOIN kept USING (category, user_id) "
+            "WHERE item_steps > 0 AND list_contains($categories, category) "
             "ORDER BY recent_events DESC, item_steps DESC, category, user_id LIMIT $limit",
-            {"files": list(histories.files), "categories": list(categories), "limit": limit},
+            {"categories": list(categories), "limit": limit},
         ).fetchall()
     for category, user in rows:
         chosen[category].append(user)

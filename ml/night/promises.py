@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ml.errors import HemlineError
 from ml.settings import Settings
+from ml.warehouse import parquet_views
 
 if TYPE_CHECKING:
     from ml.night.shelf import Shelf
@@ -36,11 +37,9 @@ def broken_promises(files: Sequence[Path], shelf: Shelf, day: str, k: int | None
 
     Without `k` the length of lists is not looked at.
     """
-    import duckdb
     import pyarrow as pa
 
-    with duckdb.connect() as connection:
-        connection.read_parquet([str(path) for path in files], hive_partitioning=False).create_view("rows")
+    with parquet_views(rows=files) as connection:
         connection.register("shelf", pa.table({"item_id": pa.array(shelf.items, pa.string())}))
         counts = {}
         for promise, query in _QUERIES.items():
@@ -56,11 +55,7 @@ def broken_promises(files: Sequence[Path], shelf: Shelf, day: str, k: int | None
 
 def customers_missing(histories: Sequence[Path], lists: Sequence[Path]) -> int:
     """Return how many customers of the histories' files have no row in the lists' files."""
-    import duckdb
-
-    with duckdb.connect() as connection:
-        for name, files in (("histories", histories), ("lists", lists)):
-            connection.read_parquet([str(path) for path in files], hive_partitioning=False).create_view(name)
+    with parquet_views(histories=histories, lists=lists) as connection:
         row = connection.execute(
             "SELECT count(DISTINCT user_id) FROM histories ANTI JOIN lists USING (user_id)"
         ).fetchone()

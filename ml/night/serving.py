@@ -59,9 +59,14 @@ class ServingVersions:
             "model_from_future": fitted_until > day,
         }
 
-    def load(self) -> ServingModels:
-        """Return the models, read from their folders: here, or on any machine that sees them."""
+    def fusion(self) -> Fusion | None:
+        """Return the ranker and what it was fitted with, read from its folder; None where there is none."""
         from ml.fits.fusing import Fusion
+
+        return None if self.ranker is None else Fusion.load(self.ranker.folder)
+
+    def load(self) -> ServingModels:
+        """Return the other models, read from their folders: here, or on any machine that sees them."""
         from ml.retrieval import Core, VectorIndex
 
         return ServingModels(
@@ -69,19 +74,17 @@ class ServingVersions:
             Core.load(self.core.folder),
             None if self.title_index is None else VectorIndex.load(self.title_index.folder),
             None if self.id_index is None else VectorIndex.load(self.id_index.folder),
-            None if self.ranker is None else Fusion.load(self.ranker.folder),
         )
 
 
 @dataclass(frozen=True)
 class ServingModels:
-    """The models of `ServingVersions`, loaded."""
+    """The models of `ServingVersions` that encode and retrieve, loaded."""
 
     titles: TitleVectors
     core: Core
     title_index: VectorIndex | None
     id_index: VectorIndex | None
-    fusion: Fusion | None
 
 
 def serving_versions(registry: ModelRegistry, scope: str, adapter: str | None = None) -> ServingVersions:

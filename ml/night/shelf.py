@@ -8,7 +8,7 @@ from datetime import date, timedelta
 import pyarrow.compute as pc
 
 from ml.settings import Settings
-from ml.warehouse import Warehouse
+from ml.warehouse import Warehouse, parquet_views
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,10 @@ def shelf(settings: Settings, warehouse: Warehouse, day: str, category: str, ava
 
 def purchase_counts(warehouse: Warehouse, day: str, window_days: int) -> dict[str, int]:
     """Return purchases per item in the `window_days` up to and including `day`."""
-    import duckdb
-
     first = (date.fromisoformat(day) - timedelta(days=window_days - 1)).isoformat()
-    files = [str(path) for path in warehouse.files("interactions", days=(first, day))]
+    files = warehouse.files("interactions", days=(first, day))
     if not files:
         return {}
-    with duckdb.connect() as connection:
-        rows = connection.execute(
-            "SELECT item_id, count(*) FROM read_parquet(?, hive_partitioning=false) "
-            "WHERE action = 'purchase' GROUP BY item_id",
-            [files],
-        ).fetchall()
-    return dict(rows)
+    with parquet_views(events=files) as connection:
+        query = "SELECT item_id, count(*) FROM events WHERE action = 'purchase' GROUP BY item_id"
+        return dict(connection.execute(query).fetchall())

@@ -2,6 +2,7 @@
 
 from ml.warehouse.contents import TableCheckError
 from ml.warehouse.files import PublishError
+from ml.warehouse.views import parquet_views
 from ml.warehouse.warehouse import Publication, Warehouse, open_warehouse
 
-__all__ = ["Publication", "PublishError", "TableCheckError", "Warehouse", "open_warehouse"]
+__all__ = ["Publication", "PublishError", "TableCheckError", "Warehouse", "open_warehouse", "parquet_views"]

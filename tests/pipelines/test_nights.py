@@ -84,7 +84,8 @@ def test_lists_are_the_same_however_few_customers_are_held_at_once_and_by_whiche
     together = rows_in_order(night_rows(task, shop.warehouse))
     assert len({row["source"] for row in together}) >= 3
     assert rows_in_order(night_rows(task, shop.warehouse, 7)) == together
-    by_executors = night_frame(spark, task, 30).toArrow().sort_by([("user_id", "ascending"), ("rank", "ascending")])
+    with night_frame(spark, task, 30) as frame:
+        by_executors = frame.toArrow().sort_by([("user_id", "ascending"), ("rank", "ascending")])
     assert rows_in_order(by_executors.to_batches()) == together
 
 
