@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast,
 CONSONANTS = "BCDFGHJKLM"
 PAIRS = ["".join(pair) for pair in product(CONSONANTS, repeat=2)]
 CORPUS = [
-    " ".join(["Strap top - Black - Ladies (product type: Vest top; pattern: Solid)", *PAIRS, *reversed(PAIRS)]),
+    " ".join(["Linen tunic - Teal - Grown-ups (product type: Tunic; pattern: Plain)", *PAIRS, *reversed(PAIRS)]),
     "Search: black dress Click Buy Current search: Top results: code: title. Recommend the fashion item",
     " ".join(string.printable),
     "w x y z",
