@@ -55,7 +55,7 @@ def adapter(
     from ml.fits.answers import example_answers
     from ml.fits.gate import consider
     from ml.fits.trials import adapter_trial
-    from ml.language_model import fit_adapter, plot_losses, prepare_base_model, slow_fit
+    from ml.language_model import fit_adapter, number_type, plot_losses, prepare_base_model, slow_fit
 
     scope = context.partition_key
     if not warehouse.exists("prompts", category=scope):
@@ -90,6 +90,7 @@ def adapter(
             "tokens": result.tokens,
             "tokens_per_second": round(result.tokens / max(result.seconds, 1e-9), 1),
             "validation_loss": result.validation_loss,
+            "dtype": number_type(model),
             **cost.metadata(),
             "losses": figure_markdown(figure),
         },

@@ -13,6 +13,7 @@ from ml.comparison.finished import Finished
 from ml.comparison.views import CategoryData, View
 from ml.evaluation import breakdown_rows, difference_rows, evaluation_rows, rank_rows, references
 from ml.evaluation.differences import OURS
+from ml.language_model import number_type
 from ml.models.champions import require_champion
 from ml.origins import origin
 from ml.settings import Settings
@@ -40,7 +41,8 @@ class CategoryComparison:
         self.siblings = [CategoryData(settings, warehouse, sibling) for sibling in siblings]
         adapter = require_champion(registry, "adapter", scope)
         folder = settings.work_folder / "evaluation" / category / "finished"
-        own = [adapter.scope, str(adapter.version), settings.language_model.base_model, settings.language_model.dtype]
+        model = settings.language_model
+        own = [adapter.scope, str(adapter.version), model.base_model, number_type(model)]
         own += [name for sibling in siblings for name in warehouse.content("training_sequences", category=sibling)]
         self.finished = Finished(settings, warehouse, category, folder, own)
         self.parts: dict[str, list[pa.Table]] = {name: [TABLES[name].schema.empty_table()] for name in COMPARED}

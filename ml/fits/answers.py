@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow as pa
 
 from ml.fits.prompting import example_prompts, prompt_tools
+from ml.language_model import number_type
 from ml.models.champions import require_champion
 from ml.settings import Settings
 from ml.warehouse import Warehouse
@@ -70,7 +71,7 @@ def answers_of(
         settings.generation,
         prompts["example_id"].to_pylist(),
         folder,
-        f"{tools.model_folder.name} {label} {settings.language_model.dtype}",
+        f"{tools.model_folder.name} {label} {number_type(settings.language_model)}",
     )
     return dict(zip(prompts["example_id"].to_pylist(), answers, strict=True))
 

@@ -18,6 +18,7 @@ from ml.evaluation.metrics import ndcg_at_k
 from ml.fits.examples import part_of, read_examples
 from ml.fits.fitting import TitleVectors, load_title_vectors, titles
 from ml.fits.gate import Trial
+from ml.language_model import number_type
 from ml.sequences import item_sequences
 from ml.settings import Settings
 from ml.warehouse import Warehouse
@@ -125,9 +126,9 @@ def response_likelihoods(model: PreTrainedModel, prompts: pa.Table, settings: Se
     from ml.language_model.likelihood import mean_losses, read_losses
 
     tokens = PromptTokens(prompts, model.config.vocab_size)
-    batch = settings.language_model.batch_size
+    batch, numbers = settings.language_model.batch_size, number_type(settings.language_model)
     with tempfile.TemporaryDirectory() as work:
-        mean_losses(model, tokens, batch, settings.language_model.dtype, Path(work), "promotion: validation prompts")
+        mean_losses(model, tokens, batch, numbers, Path(work), "promotion: validation prompts")
         return -read_losses(tokens, batch, Path(work))
 
 

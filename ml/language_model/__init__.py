@@ -6,7 +6,7 @@ Importing this package is light; torch, transformers and peft are loaded by the 
 from ml.language_model.adapter import AdapterResult
 from ml.language_model.expected import slow_fit
 from ml.language_model.launching import fit_adapter
-from ml.language_model.loading import has_gpu, load_adapted_model, load_base_model, load_tokenizer
+from ml.language_model.loading import has_gpu, load_adapted_model, load_base_model, load_tokenizer, number_type
 from ml.language_model.plots import plot_losses
 from ml.language_model.snapshots import prepare_base_model, snapshot_fingerprint
 from ml.language_model.training import train_adapter
@@ -18,6 +18,7 @@ __all__ = [
     "load_adapted_model",
     "load_base_model",
     "load_tokenizer",
+    "number_type",
     "plot_losses",
     "prepare_base_model",
     "slow_fit",

@@ -47,8 +47,21 @@ def has_gpu() -> bool:
     return device().type != "cpu"
 
 
+def number_type(settings: LanguageModelSettings) -> str:
+    """The type of numbers that the model computes in on this machine: `settings.dtype`, with `auto` decided."""
+    if settings.dtype != "auto":
+        return settings.dtype
+    import torch
+
+    if has_gpu():
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    # The instructions of Intel's and AMD's CPUs; without them bfloat16 is slower than float32.
+    able = torch.cpu.get_capabilities()
+    return "bfloat16" if able.get("amx_bf16") or able.get("avx512_bf16") else "float32"
+
+
 def load_base_model(folder: Path, settings: LanguageModelSettings) -> PreTrainedModel:
-    """Return the snapshot's causal language model in eval mode, in `settings.dtype`, nf4-quantised if set.
+    """Return the snapshot's causal language model in eval mode, in its `number_type`, nf4-quantised if set.
 
     Raises BadInputError where the folder holds no causal model, or float16 is asked for without a GPU.
     """
@@ -58,7 +71,7 @@ def load_base_model(folder: Path, settings: LanguageModelSettings) -> PreTrained
     place = device()
     if settings.dtype == "float16" and place.type == "cpu":
         raise BadInputError("language_model.dtype: float16 needs a GPU; use float32 or bfloat16 on a CPU")
-    dtype = getattr(torch, settings.dtype)
+    dtype = getattr(torch, number_type(settings))
     options: dict[str, Any] = {"dtype": dtype, "device_map": {"": place}, "local_files_only": True}
     if settings.quantization == "nf4":
         from transformers import BitsAndBytesConfig
@@ -108,8 +121,9 @@ def load_adapted_model(model_folder: Path, adapter_folder: Path, settings: Langu
     if not (adapter_folder / "adapter_config.json").is_file():
         raise BadInputError(f"{adapter_folder}: no adapter here; expected adapter_config.json and its safetensors")
     model: Any = PeftModel.from_pretrained(load_base_model(model_folder, settings), str(adapter_folder))
-    if settings.dtype == "float32" and settings.quantization == "none":
+    numbers = number_type(settings)
+    if numbers == "float32" and settings.quantization == "none":
         model = model.merge_and_unload()
-    if settings.dtype == "bfloat16" and settings.quantization == "nf4":
+    if numbers == "bfloat16" and settings.quantization == "nf4":
         _repack(model, allowed=True)
     return model.eval()

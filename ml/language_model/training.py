@@ -72,8 +72,9 @@ def train_adapter(
         )
     from accelerate import PartialState
 
-    from ml.language_model.loading import device
+    from ml.language_model.loading import device, number_type
 
+    settings = settings.model_copy(update={"dtype": number_type(settings)})
     processes = PartialState(cpu=device().type == "cpu")
     with _held(work_dir, processes):
         work = _Work(model_folder, train, validation, settings, work_dir, run, processes)

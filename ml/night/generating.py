@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.fits.prompting import PromptTools, prompt_tools
+from ml.language_model import number_type
 from ml.night.parts import Part
 from ml.settings import Settings
 from ml.tables import TABLES
@@ -125,7 +126,7 @@ class CategoryNight:
         """Return a hash of a prompt's tokens, the model that reads it and how it is read."""
         adapter, model = self.adapter, self.settings.language_model
         how = self.settings.generation.model_dump(exclude={"max_users", "chunk_users", "batch_size", "executors"})
-        read_by = [adapter.scope, adapter.version, model.base_model, model.revision, model.dtype, how]
+        read_by = [adapter.scope, adapter.version, model.base_model, model.revision, number_type(model), how]
         digest = hashlib.blake2b(json.dumps(read_by, sort_keys=True).encode(), digest_size=12)
         digest.update(np.asarray(ids, np.int32).tobytes())
         return digest.hexdigest()
@@ -154,7 +155,7 @@ class CategoryNight:
         trie = CodeTrie.build(codes["code"], codes["item_id"].to_pylist())
         instruction, how = tools.builder.instruction_ids, tools.builder.format
         work = settings.work_folder / "generations" / self.category.replace("/", "_")
-        key = f"{tools.model_folder.name} {adapter.scope} {adapter.version} {settings.language_model.dtype}"
+        key = f"{tools.model_folder.name} {adapter.scope} {adapter.version} {number_type(settings.language_model)}"
         folders = ModelFolders(tools.model_folder, adapter.folder, settings.language_model)
         if settings.generation.executors == "spark" and self.spark is not None:
             task = AnswerTask(instruction, trie, how, settings.generation, key)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml.errors import BadInputError, HemlineError
-from ml.language_model import load_adapted_model, load_base_model, plot_losses, slow_fit, train_adapter
+from ml.language_model import load_adapted_model, load_base_model, number_type, plot_losses, slow_fit, train_adapter
 from ml.language_model.adapter import add_lora, block_path, lora_targets
 from ml.language_model.batches import IGNORED, LengthGroupedOrder, PromptTokens, collate, length_sorted_batches
 from ml.language_model.likelihood import negative_log_likelihoods, response_logits
@@ -191,6 +191,29 @@ def test_a_finished_run_is_returned_without_training_and_other_inputs_start_afre
         ]:
             with pytest.raises(pytest.fail.Exception, match="loaded again"):
                 train_adapter(other[0], other[1], prompts(0), other[2], tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    ("instructions", "numbers"),
+    [({"amx_bf16": True}, "bfloat16"), ({"avx512_bf16": True}, "bfloat16"), ({"avx2": True}, "float32")],
+)
+def test_auto_is_the_very_run_in_the_numbers_that_the_cpu_multiplies(instructions, numbers, tmp_path, monkeypatch):
+    monkeypatch.setattr("ml.language_model.loading.has_gpu", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    folder, train = snapshot(tmp_path / "model"), prompts(8)
+    automatic = train_adapter(folder, train, prompts(0), quick(dtype="auto"), tmp_path / "work")
+    assert load_base_model(folder, quick(dtype="auto")).dtype == getattr(torch, numbers)
+    for other in {"float32", "bfloat16"} - {numbers}:
+        assert train_adapter(folder, train, prompts(0), quick(dtype=other), tmp_path / other).losses != automatic.losses
+    monkeypatch.setattr("ml.language_model.training.load_base_model", lambda *_: pytest.fail("trained again"))
+    named = train_adapter(folder, train, prompts(0), quick(dtype=numbers), tmp_path / "work")
+    assert named.losses == automatic.losses
+
+
+def test_auto_on_this_machine_is_one_that_loads(tmp_path):
+    config = quick(dtype="auto")
+    assert number_type(config) in ("float32", "bfloat16")
+    assert load_base_model(snapshot(tmp_path / "model"), config).dtype == getattr(torch, number_type(config))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
