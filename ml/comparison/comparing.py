@@ -39,14 +39,21 @@ class CategoryComparison:
         self.settings, self.registry, self.scope, self.run = settings, registry, scope, run
         self.data = CategoryData(settings, warehouse, category)
         self.siblings = [CategoryData(settings, warehouse, sibling) for sibling in siblings]
-        adapter = require_champion(registry, "adapter", scope)
         folder = settings.work_folder / "evaluation" / category / "finished"
-        model = settings.language_model
-        own = [adapter.scope, str(adapter.version), model.base_model, number_type(model)]
+        own = self._who_is_asked()
         own += [name for sibling in siblings for name in warehouse.content("training_sequences", category=sibling)]
         self.finished = Finished(settings, warehouse, category, folder, own)
         self.parts: dict[str, list[pa.Table]] = {name: [TABLES[name].schema.empty_table()] for name in COMPARED}
         self.differences: dict[str, pa.Table] = {}
+
+    def _who_is_asked(self) -> list[str]:
+        """Return the language model that answers for ours, as words; none where the settings ask nobody."""
+        recommendations, model = self.settings.recommendations, self.settings.language_model
+        fused = recommendations.order == "fusion" and not self.settings.evaluation.mixup
+        if fused and not recommendations.ranker.answered:
+            return []
+        adapter = require_champion(self.registry, "adapter", self.scope)
+        return [adapter.scope, str(adapter.version), model.base_model, number_type(model)]
 
     def compare(self) -> Iterator[Mapping[str, pa.Table]]:
         """Yield the tables of all systems so far, by name: the cheap and telling systems of every view come first."""
