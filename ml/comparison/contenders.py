@@ -151,15 +151,13 @@ class Ours:
     def _ranker(self, sources: Sources) -> Ranker:
         from ml.ranking.stacking import fit_stacked
 
-        chosen = self.settings.recommendations.ranker
         asked = self._questions(sources)
-        if asked.usable() < chosen.min_examples:  # too few of its own: the nights' pooled ranker reads the others' too
-            for view in self.siblings:
-                if view.validation.num_rows:
-                    sibling = Ours(view, self.registry, self.scope, fit_references(view, OURS_READS), self.run)
-                    asked.extend(sibling._questions(sibling._sources()))
+        for view in self.siblings:  # as the nights' ranker is: of all categories that share its models
+            if view.validation.num_rows:
+                sibling = Ours(view, self.registry, self.scope, fit_references(view, OURS_READS), self.run)
+                asked.extend(sibling._questions(sibling._sources()))
         self.run.metric(f"{self.view.name}/ranker_questions", asked.usable())
-        stacked = fit_stacked(asked, chosen)
+        stacked = fit_stacked(asked, self.settings.recommendations.ranker)
         if stacked.ranks_with:
             gain = compare(stacked.ranks_with, stacked.ranks_without, self.settings.evaluation)
             self.run.metric(f"{self.view.name}/answer_gain_ndcg", gain["ndcg"][0])

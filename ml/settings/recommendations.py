@@ -23,11 +23,6 @@ class RankerSettings(Section):
         default="if_better",
         description="if_better: answers change lists only where they raise NDCG@10 of validation purchases",
     )
-    min_examples: Positive = Field(
-        default=20,
-        description="with fewer, the sum begins with the sources' order; a category with fewer of its own is evaluated "
-        "by a ranker of all that share its models",
-    )
     next_item: Literal["none", "sasrec", "gru4rec"] = Field(
         default="sasrec", description="the sequential network that is one more source of candidates (docs/log.md)"
     )

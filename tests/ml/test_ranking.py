@@ -30,7 +30,7 @@ from ml.tables import TABLES
 
 ITEMS = [f"item-{i:03}" for i in range(60)]
 COLOURS = ("red", "blue", "green")
-OPTIONS = RankerSettings(min_examples=5, epochs=40, patience=40, held_out_share=0.2)
+OPTIONS = RankerSettings(epochs=40, patience=40, held_out_share=0.2)
 ALWAYS = OPTIONS.model_copy(update={"use_answers": "always", "epochs": 10})
 
 
@@ -174,6 +174,31 @@ def test_many_purchases_tell_what_no_sum_can():
     without = Ranker(ranker.hidden)
     without.load_state_dict(ranker.state_dict() | {"layers.5.weight": torch.zeros(1, ranker.hidden)})
     assert _right(without.eval(), _planted(50, seed=9, decides=np.abs)) < 0.3
+
+
+_HISTORY = ("times_bought", "times_clicked", "recency_in_steps", "recency_in_days", "newest_was_purchase", "in_history")
+
+
+def _purchases_of(count, seed, returns):
+    """Questions with five items of the history, first in every source's order; `returns`: one of them was bought."""
+    generator = np.random.default_rng(seed)
+    orders = [place for place, name in enumerate(FEATURES) if name.endswith("_rank")]
+    examples = []
+    for _ in range(count):
+        table = generator.normal(size=(20, len(FEATURES))).astype(np.float32)
+        table[:, [FEATURES.index(name) for name in _HISTORY]] = 0
+        table[:5, [FEATURES.index(name) for name in _HISTORY]] = 1
+        table[:5, orders] -= 2
+        first = table[:, orders].sum(axis=1)
+        examples.append(RankedExample(table, int(first[:5].argmin()) if returns else 5 + int(first[5:].argmin())))
+    return examples
+
+
+def test_a_day_without_a_return_does_not_put_the_history_last():
+    """31 purchases of a real category's day had none, of the next day's half were: not one was among the first ten."""
+    ranker = fit_ranker(_purchases_of(31, 0, returns=False), RankerSettings())
+    ranks = [one.rank(ranker.scores(one.features)) for one in _purchases_of(200, 9, returns=True)]
+    assert np.mean(np.array(ranks) <= 10) > 0.55
 
 
 def test_the_sum_stays_near_zero_where_examples_say_little():

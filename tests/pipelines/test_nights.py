@@ -164,9 +164,7 @@ def test_one_category_alone_leaves_the_others_as_they_were(shop, tmp_path):
 
 
 def test_a_ranker_that_found_answers_useless_asks_nobody(shop, tmp_path):
-    own = shop.copy(tmp_path / "shop").change(
-        recommendations={"ranker": {"min_examples": 3, "answered": 0}}, promotion={"enabled": False}
-    )
+    own = shop.copy(tmp_path / "shop").change(recommendations={"ranker": {"answered": 0}}, promotion={"enabled": False})
     Runner(own.settings).run("fit", "all", flows.as_of_config("fit", AS_OF))
     flows.nightly(Runner(own.settings), LAST)
     assert own.rows("generations", date=LAST, category="Footwear") == []
@@ -240,15 +238,13 @@ def test_ours_and_the_others_are_scored_on_every_view(shop):
     assert shop.rows("evaluation_metrics", category="Gifts") == []
 
 
-def test_a_category_too_small_for_a_ranker_of_its_own_is_ranked_by_one_of_all_that_share_its_models(shop):
-    """Bags has one validation purchase and Footwear two, fewer than `min_examples`."""
+def test_a_category_is_ranked_as_at_night_by_one_ranker_of_all_that_share_its_models(shop):
     validation = {
         category: sum(
             row["temporal_split"] == "validation" for row in shop.rows("training_sequences", category=category)
         )
         for category in ("Bags", "Footwear")
     }
-    assert max(validation.values()) < shop.settings.recommendations.ranker.min_examples <= sum(validation.values())
     for category in validation:
         rows = shop.rows("evaluation_metrics", category=category)
         found = {row["system"] for row in rows if (row["split"], row["actions"]) == ("temporal", "all")}

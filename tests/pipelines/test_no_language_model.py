@@ -9,7 +9,7 @@ from ml.errors import HemlineError
 from pipelines import flows
 from pipelines.run import Runner
 
-WITHOUT = {"answered": 0, "min_examples": 3, "epochs": 2, "next_item": "none"}
+WITHOUT = {"answered": 0, "epochs": 2, "next_item": "none"}
 CHEAP = {"users": 10, "resamples": 50, "splits": ["temporal"], "actions": ["all"]}
 
 
