@@ -1,11 +1,11 @@
 """The model that orders candidates: a weighted sum of their features and a small network's correction of it.
 
 Fitted on validation examples, whose targets no source has seen: on training examples every source would look better
-than it is. The sum is fitted first, as forty purchases are enough for it. It begins where every source's order counts
-alike, and leaves that as far as purchases say so: the few of one day may have no return to an item seen before, and a
-sum that knows nothing else would put those last. The network behind it starts at zero and is kept as far as it helps
-purchases that neither has seen, which takes hundreds (docs/log.md has the learning curves). Both by a listwise softmax.
-Imports torch: import it inside functions only.
+than it is. The sum is fitted first. With fewer than `min_examples` it begins where every source's order counts alike and
+leaves that as far as purchases say so: the few of one day may hold no return to an item seen before, and a sum that
+knows nothing else would put those last. The network behind it starts at zero and is kept as far as it helps purchases
+that neither has seen, which takes hundreds (docs/log.md has the learning curves). Both by a listwise softmax. Imports
+torch: import it inside functions only.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from ml.settings import RankerSettings
 FORMAT = "hemline-ranker-3"
 _CLIP = 6.0
 """Standard deviations beyond which a feature says no more."""
-_BEGIN, _PENALTY = -0.5, 3.0
-"""The weight of every source's order that the sum begins with, and the penalty of the squared distance from there.
-
-With 31 purchases they decide, with hundreds they make no difference (docs/log.md)."""
+_PENALTY = 1.0
+"""Of the sum's squared weights. From 0.3 to 3 made no difference on a real log from 40 purchases on (docs/log.md)."""
+_FEW_BEGIN, _FEW_PENALTY = -0.5, 3.0
+"""With few purchases: the weight of every source's order, and the penalty of the squared distance from there."""
 _DECAY = 0.1
 """AdamW's decay of the correction's weights."""
 _ALL = [*FEATURES, *ANSWER_FEATURES]
@@ -163,11 +163,11 @@ def fit_ranker(examples: Sequence[RankedExample], settings: RankerSettings) -> R
     held_out = [examples[i] for i in order[:held]]
     fitted_on = [examples[i] for i in order[held:]] or held_out
     ranker = Ranker(settings.hidden, settings.dropout)
-    _fit_sum(ranker, fitted_on)
+    _fit_sum(ranker, fitted_on, len(examples) < settings.min_examples)
     return _best_epoch(ranker, fitted_on, held_out, settings)
 
 
-def _fit_sum(ranker: Ranker, examples: Sequence[RankedExample]) -> None:
+def _fit_sum(ranker: Ranker, examples: Sequence[RankedExample], few: bool) -> None:
     features = np.concatenate([example.features for example in examples])
     finite = np.isfinite(features).all(axis=0)
     if not finite.all():
@@ -175,8 +175,8 @@ def _fit_sum(ranker: Ranker, examples: Sequence[RankedExample]) -> None:
     ranker.get_buffer("mean").copy_(torch.from_numpy(features.mean(axis=0)))
     ranker.get_buffer("scale").copy_(torch.from_numpy(np.maximum(features.std(axis=0), 1e-3)))
     scaled = ranker.scaled(torch.from_numpy(features))
-    begin = torch.tensor([_BEGIN if name.endswith("_rank") else 0.0 for name in FEATURES])
-    learnt = fit_weights(scaled, scaled @ begin, *_shape(examples), penalty=_PENALTY)
+    begin = torch.tensor([_FEW_BEGIN if few and name.endswith("_rank") else 0.0 for name in FEATURES])
+    learnt = fit_weights(scaled, scaled @ begin, *_shape(examples), penalty=_FEW_PENALTY if few else _PENALTY)
     ranker.get_buffer("weights").copy_(begin + learnt)
 
 

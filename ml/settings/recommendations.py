@@ -23,6 +23,9 @@ class RankerSettings(Section):
         default="if_better",
         description="if_better: answers change lists only where they raise NDCG@10 of validation purchases",
     )
+    min_examples: Positive = Field(
+        default=100, description="with fewer, the ranker begins at its sources' own order (docs/log.md)"
+    )
     next_item: Literal["none", "sasrec", "gru4rec"] = Field(
         default="sasrec", description="the sequential network that is one more source of candidates (docs/log.md)"
     )
