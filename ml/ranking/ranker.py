@@ -1,8 +1,8 @@
 """The model that orders candidates: a weighted sum of their features and a small network's correction of it.
 
 Fitted on validation examples, whose targets no source has seen: on training examples every source would look better
-than it is. The sum is fitted first. With fewer than `min_examples` it begins where every source's order counts alike and
-leaves that as far as purchases say so: the few of one day may hold no return to an item seen before, and a sum that
+than it is. The sum is fitted first. With fewer than `min_examples` it begins where every source's order counts alike
+and leaves that as far as purchases say so: the few of one day may hold no return to an item seen before, and a sum that
 knows nothing else would put those last. The network behind it starts at zero and is kept as far as it helps purchases
 that neither has seen, which takes hundreds (docs/log.md has the learning curves). Both by a listwise softmax. Imports
 torch: import it inside functions only.
