@@ -2,10 +2,9 @@
 
 Fitted on validation examples, whose targets no source has seen: on training examples every source would look better
 than it is. The sum is fitted first. With fewer than `min_examples` it begins where every source's order counts alike
-and leaves that as far as purchases say so: the few of one day may hold no return to an item seen before, and a sum that
-knows nothing else would put those last. The network behind it starts at zero and is kept as far as it helps purchases
-that neither has seen, which takes hundreds (docs/log.md has the learning curves). Both by a listwise softmax. Imports
-torch: import it inside functions only.
+and leaves that as far as purchases say so: fitted from nothing on the few of one day, it found none of the next day's.
+The network behind it starts at zero and is kept as far as it helps purchases that neither has seen, which takes
+hundreds (docs/log.md). Both are fitted by a listwise softmax. Imports torch: import it inside functions only.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class LanguageModelSettings(Section):
     quantization: Literal["none", "nf4"] = Field(default="none", description="nf4: QLoRA with double quantisation")
     lora_r: Positive = 16
     lora_alpha: Positive = 16
-    lora_dropout: Share = Field(default=0.05, description="paper 5.1; a sixth of a step's time on a CPU")
+    lora_dropout: Share = Field(default=0.05, description="paper 5.1; a tenth to a quarter of a step's time on a CPU")
     trained_layers: Positive | None = Field(
         default=None, description="newest transformer blocks that get LoRA; None: all"
     )

@@ -30,7 +30,7 @@ from ml.tables import TABLES
 
 ITEMS = [f"item-{i:03}" for i in range(60)]
 COLOURS = ("red", "blue", "green")
-OPTIONS = RankerSettings(epochs=40, patience=40, held_out_share=0.2)
+OPTIONS = RankerSettings(min_examples=5, epochs=40, patience=40, held_out_share=0.2)
 ALWAYS = OPTIONS.model_copy(update={"use_answers": "always", "epochs": 10})
 
 
@@ -195,7 +195,7 @@ def _purchases_of(count, seed, returns):
 
 
 def test_a_day_without_a_return_does_not_put_the_history_last():
-    """31 purchases of a real category's day had none, of the next day's half were: not one was among the first ten."""
+    """A sum fitted from nothing has 0.48 at most: it has learnt that what stands first everywhere is never bought."""
     ranker = fit_ranker(_purchases_of(31, 0, returns=False), RankerSettings())
     ranks = [one.rank(ranker.scores(one.features)) for one in _purchases_of(200, 9, returns=True)]
     assert np.mean(np.array(ranks) <= 10) > 0.55
