@@ -10,14 +10,14 @@ thread.
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.turns import in_turns
 
 RESPONSE_TOKENS = 25
 
@@ -55,20 +55,14 @@ def training_step(folder: Path, batch: dict[str, Any], dtype: str, dropout: floa
 
 def compare(steps: dict[str, Callable[[], None]], tokens: int, rounds: int) -> None:
     """Run every step `rounds` times in turns after a first one; print medians and ratios to the first way."""
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    for number in range(rounds + 1):
-        for name, step in steps.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            step()
-            if number:
-                seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-    medians = {
-        name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in seconds.items()
-    }
-    first = next(iter(medians.values()))
+    took = in_turns(steps, rounds, untimed=1)
+    first = next(iter(took.values()))
     print(f"{'way':<30}{'tokens/s':>10}{'ratio':>8}{'tokens/CPU s':>14}{'ratio':>8}")
-    for name, (wall, cpu) in medians.items():
-        print(f"{name:<30}{tokens / wall:>10.0f}{first[0] / wall:>8.2f}{tokens / cpu:>14.0f}{first[1] / cpu:>8.2f}")
+    for name, own in took.items():
+        print(
+            f"{name:<30}{tokens / own.wall:>10.0f}{first.wall / own.wall:>8.2f}{tokens / own.cpu:>14.0f}"
+            f"{first.cpu / own.cpu:>8.2f}"
+        )
 
 
 def main() -> None:

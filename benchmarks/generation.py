@@ -9,7 +9,6 @@ every thread. Ends with the build time and memory of a trie of 1.4 million items
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 import tracemalloc
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.turns import in_turns
 from ml.generation import CodeTrie, Generated, generate
 from ml.prompts import ResponseFormat
 from ml.settings import GenerationSettings
@@ -115,23 +115,15 @@ def _parse(written: list[int], tokenizer: Any, trie: CodeTrie, response: Respons
 
 def compare(ways: dict[str, Callable[[], list[Generated]]], users: int, rounds: int) -> None:
     """Run every way `rounds` times in turns; print medians, ratios to the first way, and whether the answers agree."""
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    answers: dict[str, list[Generated]] = {}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            answers[name] = way()
-            seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-    names = list(ways)
-    reference = [(a.item_id, a.title) for a in answers[names[0]]]
-    first_wall, first_cpu = (statistics.median(column) for column in zip(*seconds[names[0]], strict=True))
+    took = in_turns(ways, rounds)
+    first = next(iter(took.values()))
+    reference = [(a.item_id, a.title) for a in first.result]
     print(f"{'way':<28}{'users/s':>9}{'ratio':>8}{'CPU s/user':>12}{'ratio':>8}{'same answers':>14}")
-    for name in names:
-        wall, cpu = (statistics.median(column) for column in zip(*seconds[name], strict=True))
-        same = sum((a.item_id, a.title) == b for a, b in zip(answers[name], reference, strict=True))
+    for name, own in took.items():
+        same = sum((a.item_id, a.title) == b for a, b in zip(own.result, reference, strict=True))
         print(
-            f"{name:<28}{users / wall:>9.2f}{first_wall / wall:>8.2f}{cpu / users:>12.3f}{first_cpu / cpu:>8.2f}"
-            f"{f'{same}/{users}':>14}"
+            f"{name:<28}{users / own.wall:>9.2f}{first.wall / own.wall:>8.2f}{own.cpu / users:>12.3f}"
+            f"{first.cpu / own.cpu:>8.2f}{f'{same}/{users}':>14}"
         )
 
 
