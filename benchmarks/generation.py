@@ -173,7 +173,7 @@ def main() -> None:
         instruction, inputs = make_prompts(tokenizer, options.users)
         trie = CodeTrie.build(make_codes(20_000), [str(n) for n in range(20_000)])
         response = ResponseFormat(tokenizer.encode("\n", add_special_tokens=False), tokenizer.eos_token_id)
-        settings = GenerationSettings(batch_size=options.batch_size, max_new_tokens=options.max_new_tokens)
+        settings = GenerationSettings(beams=1, batch_size=options.batch_size, max_new_tokens=options.max_new_tokens)
         keys = [str(n) for n in range(options.users)]
         ways = {
             "stock generate": lambda: stock(model, tokenizer, inputs, trie, response, settings),
