@@ -49,6 +49,7 @@ _TINY: dict[str, Any] = {
     "generation": {"max_new_tokens": 12, "max_users": 12, "chunk_users": 4, "beams": 3, "candidates": 5},
     "recommendations": {
         "ranker": {
+            "min_examples": 3,
             "answered": 4,
             "epochs": 3,
             "use_answers": "always",

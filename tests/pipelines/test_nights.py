@@ -164,7 +164,9 @@ def test_one_category_alone_leaves_the_others_as_they_were(shop, tmp_path):
 
 
 def test_a_ranker_that_found_answers_useless_asks_nobody(shop, tmp_path):
-    own = shop.copy(tmp_path / "shop").change(recommendations={"ranker": {"answered": 0}}, promotion={"enabled": False})
+    own = shop.copy(tmp_path / "shop").change(
+        recommendations={"ranker": {"min_examples": 3, "answered": 0}}, promotion={"enabled": False}
+    )
     Runner(own.settings).run("fit", "all", flows.as_of_config("fit", AS_OF))
     flows.nightly(Runner(own.settings), LAST)
     assert own.rows("generations", date=LAST, category="Footwear") == []

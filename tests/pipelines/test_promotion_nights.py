@@ -16,7 +16,7 @@ def test_every_kind_is_compared_with_its_champion_and_an_index_follows_its_model
     shop = eve_shop.copy(tmp_path / "fitted").change(
         language_model={**eve_shop.settings.language_model.model_dump(mode="json"), "learning_rate": 2e-3},
         title_encoder={**eve_shop.settings.title_encoder.model_dump(mode="json"), "epochs": 3},
-        recommendations={"ranker": {"answered": 4, "epochs": 6}},
+        recommendations={"ranker": {"min_examples": 3, "answered": 4, "epochs": 6}},
     )
     runner = Runner(shop.settings)
     with runner.instance() as instance:
