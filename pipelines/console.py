@@ -1,9 +1,13 @@
 """What a run prints in a terminal: a line when an asset starts and ends, and the assets' own messages."""
 
 import logging
+import re
 
 import dagster as dg
 from rich.console import Console
+
+# Dagster's line for every step that is left out after a failure: dozens in a night, and none says what to do.
+LEFT_OUT = re.compile(r"Dependencies for step .*\. Not executing\.")
 
 
 class RunHandler(logging.Handler):
@@ -27,8 +31,9 @@ class RunHandler(logging.Handler):
         elif kind == "STEP_FAILURE":
             self.console.print(f"  [red]✗[/] {step}")
         elif event is None and record.levelno >= logging.INFO:
-            message = meta.get("orig_message") if isinstance(meta, dict) else None
-            self.console.print(f"    {message or record.getMessage()}", markup=False)
+            message = str((meta.get("orig_message") if isinstance(meta, dict) else None) or record.getMessage())
+            if not LEFT_OUT.fullmatch(message):
+                self.console.print(f"    {message}", markup=False)
 
 
 def _terminal_logger(context: dg.InitLoggerContext) -> logging.Logger:

@@ -1,0 +1,36 @@
+"""What a terminal shows of a run."""
+
+import dagster as dg
+
+from pipelines.console import console_logger
+
+
+@dg.asset
+def damaged(context: dg.AssetExecutionContext):
+    context.log.info("two [red]files[/] to read")
+    raise ValueError("a file is damaged")
+
+
+@dg.asset(deps=[damaged])
+def next_table(): ...
+
+
+@dg.asset(deps=[next_table])
+def last_table(): ...
+
+
+@dg.asset
+def another(context: dg.AssetExecutionContext):
+    context.log.warning("a row was left out. Not executing. It goes on.")
+
+
+def test_a_failed_step_is_shown_and_those_that_were_left_out_for_it_are_not(capsys):
+    job = dg.Definitions(
+        assets=[damaged, next_table, last_table, another], jobs=[dg.define_asset_job("night")],
+        loggers={"console": console_logger}, executor=dg.in_process_executor,
+    ).resolve_job_def("night")  # fmt: skip
+    assert not job.execute_in_process(run_config={"loggers": {"console": {}}}, raise_on_error=False).success
+    shown = capsys.readouterr().err
+    assert "▸ damaged" in shown and "✗ damaged" in shown and "✓ another" in shown
+    assert "two [red]files[/] to read" in shown and "a row was left out. Not executing. It goes on." in shown
+    assert "next_table" not in shown and "last_table" not in shown
