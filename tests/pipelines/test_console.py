@@ -27,7 +27,7 @@ def another(context: dg.AssetExecutionContext):
 def test_a_failed_step_is_shown_and_those_that_were_left_out_for_it_are_not(capsys):
     job = dg.Definitions(
         assets=[damaged, next_table, last_table, another], jobs=[dg.define_asset_job("night")],
-        loggers={"console": console_logger}, executor=dg.in_process_executor,
+        loggers={"console": console_logger},
     ).resolve_job_def("night")  # fmt: skip
     assert not job.execute_in_process(run_config={"loggers": {"console": {}}}, raise_on_error=False).success
     shown = capsys.readouterr().err
