@@ -78,7 +78,7 @@ def run_demo(console: Console, folder: Path) -> None:
     console.print(
         f"\nTables    {settings.warehouse}\n"
         f"Query     SELECT * FROM '{settings.warehouse}/recommendations/*/*/*.parquet'   (DuckDB)\n"
-        f"A person  hemline show USER --settings {file}\n"
+        f"A person  {settings.command('show USER')}\n"
         f"Report    {page}\n"
         f"UI        make ui   (Dagster on port 3000, MLflow on port 5000)"
     )

@@ -7,6 +7,7 @@ directory. Environment names join sections with two underscores: `HEMLINE_GENERA
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -56,8 +57,10 @@ def load_settings(
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     in_file = _read_yaml(file) if file else {}
-    profile = profile or environment.get(PROFILE_VARIABLE) or in_file.pop("profile", None)
-    in_file.pop("profile", None)
+    profile = profile or environment.get(PROFILE_VARIABLE)
+    options = _options(file, profile)
+    profile_of_file = in_file.pop("profile", None)
+    profile = profile or profile_of_file
     if profile:
         _merge(values, _read_yaml(profile_file(profile)), sources, f"profile {profile}")
     if file:
@@ -73,7 +76,8 @@ def load_settings(
         raise BadInputError(_explain(error, sources)) from None
     places = {name: getattr(settings, name) for name in _PATHS}
     absolute = {name: place.expanduser().resolve() for name, place in places.items() if isinstance(place, Path)}
-    return LoadedSettings(settings.model_copy(update=absolute), sources, file.resolve() if file else None)
+    settings = settings.model_copy(update=absolute).with_options(options)
+    return LoadedSettings(settings, sources, file.resolve() if file else None)
 
 
 def profile_file(profile: str) -> Path:
@@ -93,6 +97,18 @@ def flatten(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _options(file: Path | None, profile: str | None) -> str:
+    """Return the options by which a command typed in this folder reads the same file and profile."""
+    words = []
+    if file and file.resolve() != DEFAULT_FILE.resolve():
+        here = file.resolve()
+        inside = here.is_relative_to(Path.cwd())
+        words += ["--settings", str(here.relative_to(Path.cwd()) if inside else here)]
+    if profile:
+        words += ["--profile", profile]
+    return shlex.join(words)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

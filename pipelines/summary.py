@@ -72,7 +72,7 @@ def print_metrics(console: Console, settings: Settings) -> None:
         if left_out:
             names = ", ".join(row["name"] for row in left_out)
             console.print(
-                f"{category}: no number of {names}:\n  {every_system(category)}", markup=False, soft_wrap=True
+                f"{category}: no number of {names}:\n  {every_system(settings, category)}", markup=False, soft_wrap=True
             )
 
 
@@ -105,8 +105,8 @@ def print_experiments(console: Console, settings: Settings) -> None:
     console.print(table)
     for experiment in experiments(settings):
         if not warehouse.exists("experiment_metrics", experiment=experiment.name):
-            line = f"not run yet: hemline experiments {shlex.quote(experiment.name)}"
-            console.print(line, markup=False, soft_wrap=True)
+            command = settings.command(f"experiments {shlex.quote(experiment.name)}")
+            console.print(f"not run yet: {command}", markup=False, soft_wrap=True)
 
 
 def print_realised(console: Console, settings: Settings) -> None:

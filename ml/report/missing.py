@@ -17,7 +17,7 @@ def missing_systems(settings: Settings, category: str, actions: str, present: Co
     have, known = set(present), get_args(MoreSystem)
     rows = []
     if settings.recommendations.order == "fusion" and not settings.evaluation.mixup and "ours_mixup" not in have:
-        command = f"HEMLINE_EVALUATION__MIXUP=true {evaluate(category)}"
+        command = f"HEMLINE_EVALUATION__MIXUP=true {evaluate(settings, category)}"
         rows.append({"name": system_name("ours_mixup", {"ours_mixup"}), "why": "not run", "command": command})
     for name in known:
         if name in have:
@@ -25,10 +25,12 @@ def missing_systems(settings: Settings, category: str, actions: str, present: Co
         if name == "recformer_queries" and actions == "purchases_only":
             rows.append({"name": system_name(name, have), "why": NO_SEARCHES, "command": ""})
         elif name in settings.evaluation.more_systems:
-            rows.append({"name": system_name(name, have), "why": "not finished", "command": evaluate(category)})
+            rows.append(
+                {"name": system_name(name, have), "why": "not finished", "command": evaluate(settings, category)}
+            )
         else:
             wanted = [more for more in known if more in {*have, *settings.evaluation.more_systems, name}]
-            command = f"{_list('MORE_SYSTEMS', wanted)} {evaluate(category)}"
+            command = f"{_list('MORE_SYSTEMS', wanted)} {evaluate(settings, category)}"
             rows.append({"name": system_name(name, have), "why": "not run", "command": command})
     return rows
 
@@ -45,19 +47,19 @@ def missing_views(settings: Settings, category: str, present: Collection[tuple[s
                 changes.append(_list("SPLITS", [*evaluation.splits, split]))
             if actions not in evaluation.actions:
                 changes.append(_list("ACTIONS", [*evaluation.actions, actions]))
-            command = " ".join([*changes, evaluate(category)])
+            command = " ".join([*changes, evaluate(settings, category)])
             rows.append({"name": f"{SPLITS[split]}, {ACTIONS[actions]}", "command": command})
     return rows
 
 
-def evaluate(category: str) -> str:
+def evaluate(settings: Settings, category: str) -> str:
     """Return the command that evaluates a category and writes the page anew."""
-    return f"hemline evaluate --category {shlex.quote(category)} --report"
+    return settings.command(f"evaluate --category {shlex.quote(category)} --report")
 
 
-def every_system(category: str) -> str:
+def every_system(settings: Settings, category: str) -> str:
     """Return the command that evaluates a category with every system there is."""
-    return f"{_list('MORE_SYSTEMS', get_args(MoreSystem))} {evaluate(category)}"
+    return f"{_list('MORE_SYSTEMS', get_args(MoreSystem))} {evaluate(settings, category)}"
 
 
 def _list(setting: str, values: Sequence[str]) -> str:

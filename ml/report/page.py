@@ -55,7 +55,7 @@ def write_report(settings: Settings, warehouse: Warehouse, folder: Path) -> Path
     days = warehouse.days("interactions")
     page = environment.get_template("page.html").render(
         categories=categories,
-        not_evaluated=[(name, evaluate(name)) for name in settings.categories if name not in evaluated],
+        not_evaluated=[(name, evaluate(settings, name)) for name in settings.categories if name not in evaluated],
         main=main_tables({name: as_named(settings, of_catalogue(tables[name]["metrics"])) for name in evaluated}),
         nights=nights,
         experiments=experiment_kinds(settings, warehouse),

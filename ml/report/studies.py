@@ -46,7 +46,7 @@ def experiment_kinds(settings: Settings, warehouse: Warehouse) -> list[dict[str,
         kinds[experiment.kind]["experiments"].append(
             {
                 "question": experiment.question,
-                "command": f"hemline experiments {shlex.quote(experiment.name)}",
+                "command": settings.command(f"experiments {shlex.quote(experiment.name)}"),
                 "examples": rows[0]["examples"] if rows else None,
                 "systems": [
                     {

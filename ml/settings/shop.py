@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from ml.secrets import remember
 from ml.section import Positive, Section
@@ -79,10 +79,21 @@ class Settings(Section):
     privacy: PrivacySettings = PrivacySettings()
     retention: RetentionSettings = RetentionSettings()
     spark: SparkSettings = SparkSettings()
+    _options: str = PrivateAttr(default="")
 
     def model_post_init(self, context: object) -> None:
         """Make the secrets among the settings known, so that no message shows them."""
         remember(self)
+
+    def with_options(self, options: str) -> Settings:
+        """Return a copy that `command` shows with these options, such as `--settings FILE`."""
+        copy = self.model_copy()
+        copy._options = options
+        return copy
+
+    def command(self, words: str) -> str:
+        """Return `hemline WORDS`, with the options by which it reads these settings again."""
+        return f"hemline {words} {self._options}".rstrip()
 
     @property
     def models_folder(self) -> Path:

@@ -75,7 +75,7 @@ def test_the_demo_ends_with_lists_metrics_times_and_where_everything_is(folder, 
         assert system in text
     for stage in ("simulate a shop", "train", f"nightly {night}", "evaluate", "total"):
         assert stage in text
-    for place in (settings.warehouse, settings.report / "index.html", "make ui", "hemline show USER"):
+    for place in (settings.warehouse, settings.report / "index.html", "make ui", "hemline show USER --settings "):
         assert str(place) in text.replace("\n", ""), place
     assert (settings.report / "index.html").is_file()
     with Runner(settings).instance() as instance:

@@ -1,5 +1,6 @@
 """Settings: what wins, what is refused, and how it is said."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,23 @@ def test_relative_paths_belong_to_the_file(tmp_path: Path):
     file.parent.mkdir()
     file.write_text("raw_log: log\n")
     assert load_settings(file, environment={}).settings.raw_log == tmp_path / "shop" / "log"
+
+
+def test_a_shown_command_reads_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("here", "a shop"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "hemline.yaml").write_text("profile: demo\n")
+    monkeypatch.chdir(tmp_path / "here")
+    assert load_settings(environment={}).settings.command("show U") == "hemline show U"
+    absolute = {"HEMLINE_SETTINGS": str(tmp_path / "here" / "hemline.yaml"), "HEMLINE_PROFILE": "two_cores"}
+    assert load_settings(environment=absolute).settings.command("show U") == "hemline show U --profile two_cores"
+    elsewhere = tmp_path / "a shop" / "hemline.yaml"
+    shown = load_settings(elsewhere, environment={}).settings.command("show U")
+    assert shlex.split(shown) == ["hemline", "show", "U", "--settings", str(elsewhere)]
+    monkeypatch.chdir(tmp_path)
+    shown = load_settings(elsewhere, environment={}).settings.command("show U")
+    assert shown == "hemline show U --settings 'a shop/hemline.yaml'"
 
 
 @pytest.mark.parametrize(

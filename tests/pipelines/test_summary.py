@@ -13,6 +13,7 @@ MADE = {"data": "2026-01-02 x", "settings": "{}", "seed": 0, "code_version": "1"
 
 def test_metrics_name_what_is_no_claim_and_the_command_of_what_is_missing(tmp_path):
     settings = Settings(warehouse=tmp_path / "warehouse", home=tmp_path, categories=["Hats & $caps", "Coats"])
+    settings = settings.with_options("--settings shop.yaml")
     for category, ranks in {"Hats & $caps": [1, 2, 30], "Coats": list(range(1, 301))}.items():
         rows = [
             evaluation_rows(system, "temporal", "all", "catalogue", ranks, MADE, settings.evaluation)
@@ -25,4 +26,5 @@ def test_metrics_name_what_is_no_claim_and_the_command_of_what_is_missing(tmp_pa
     assert text.count("fewer than 250 purchases: no claim") == 1, "300 coats are enough"
     assert text.count("no number of GRU4Rec, BERT4Rec, NextItNet, Recformer, Recformer with queries:") == 2
     every = "'[gru4rec, sasrec, bert4rec, nextitnet, recformer, recformer_queries]'"
-    assert f"HEMLINE_EVALUATION__MORE_SYSTEMS={every} hemline evaluate --category 'Hats & $caps' --report" in text
+    command = f"HEMLINE_EVALUATION__MORE_SYSTEMS={every} hemline evaluate --category 'Hats & $caps' --report"
+    assert f"{command} --settings shop.yaml" in text
