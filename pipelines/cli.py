@@ -273,12 +273,15 @@ def clean(
 
 
 @app.command()
-def demo(folder: Annotated[Path, typer.Option(help="Where everything of the demo goes.")] = Path("demo")) -> None:
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where everything of the demo goes.")] = Path("demo"),
+    date: Annotated[str | None, typer.Option(help="The shop's last day, YYYY-MM-DD; default: yesterday.")] = None,
+) -> None:
     """Simulate a shop, train, run two nights, evaluate, and show the result."""
     with _errors_for_people():
         from pipelines.demo import run_demo
 
-        run_demo(console, folder)
+        run_demo(console, folder, _day(date, "--date"))
 
 
 @app.command()

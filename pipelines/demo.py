@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from ml.errors import BadInputError
 from ml.settings import Settings, SparkSettings
 from ml.warehouse import Warehouse, open_warehouse
 from pipelines import flows
@@ -37,11 +38,14 @@ def simulate_shop_at(
     )
 
 
-def demo_settings(folder: Path) -> Path:
-    """Write the demo's settings file once, and return it; the shop's last day is fixed by the first run."""
+def demo_settings(folder: Path, end: str | None = None) -> Path:
+    """Write the demo's settings file once, and return it.
+
+    The first run fixes the shop's last day: `end`, or yesterday.
+    """
     file = folder / "hemline.yaml"
     if not file.exists():
-        last = date.today() - timedelta(days=1)
+        last = date.fromisoformat(end) if end else date.today() - timedelta(days=1)
         folder.mkdir(parents=True, exist_ok=True)
         values = {
             "profile": "demo",
@@ -56,11 +60,18 @@ def demo_settings(folder: Path) -> Path:
     return file
 
 
-def run_demo(console: Console, folder: Path) -> None:
-    """Simulate, train, run the last two nights, evaluate, and print the result; what is done already is kept."""
-    file = demo_settings(folder)
+def run_demo(console: Console, folder: Path, end: str | None = None) -> None:
+    """Simulate, train, run the last two nights, evaluate, and print the result; what is done already is kept.
+
+    Raises BadInputError where the folder has a shop that ends on another day than `end`.
+    """
+    file = demo_settings(folder, end)
     settings = load_settings(file).settings
     last = date.fromisoformat(settings.start_date) + timedelta(days=DAYS - 1)
+    if end and last.isoformat() != end:
+        raise BadInputError(
+            f"{file}: its shop ends on {last}, not on {end}; choose another --folder, or leave --date out"
+        )
     nights = [(last - timedelta(days=1)).isoformat(), last.isoformat()]
     runner = Runner(settings)
     stages = Stages(console, folder / ".stages")
