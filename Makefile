@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JAVA_FLOOR := 17
+APT_INSTALL := env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
 
 .PHONY: demo test ui lint install java postgres clean docs
 
@@ -50,7 +51,7 @@ java:
 	if command -v apt-get >/dev/null && { [ -z "$$root" ] || $$root true 2>/dev/null; }; then \
 		echo "Installing a headless Java with apt-get"; \
 		$$root apt-get update -qq && \
-		{ $$root apt-get install -y -qq openjdk-17-jre-headless || $$root apt-get install -y -qq default-jre-headless; }; \
+		{ $$root $(APT_INSTALL) openjdk-17-jre-headless || $$root $(APT_INSTALL) default-jre-headless; } >/dev/null; \
 		found=$$(version); \
 	fi; \
 	[ "$${found:-0}" -ge $(JAVA_FLOOR) ] || { echo "Hemline needs Java $(JAVA_FLOOR) or newer for Spark: install one (Debian: apt-get install openjdk-17-jre-headless, macOS: brew install openjdk@17) or set JAVA_HOME, then run this again."; exit 1; }
@@ -62,7 +63,7 @@ postgres:
 	root=""; [ "$$(id -u)" = 0 ] || root="sudo -n"; \
 	if command -v apt-get >/dev/null && { [ -z "$$root" ] || $$root true 2>/dev/null; }; then \
 		echo "Installing PostgreSQL with apt-get"; \
-		$$root apt-get update -qq && $$root apt-get install -y -qq postgresql || true; \
+		$$root apt-get update -qq && $$root $(APT_INSTALL) postgresql >/dev/null || true; \
 	fi
 
 clean:
