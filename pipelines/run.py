@@ -118,7 +118,7 @@ class Runner:
                 run_config=run_config, instance=instance, partition_key=partition, tags=tags, raise_on_error=False
             )
             if not result.success:
-                raise RunFailedError(_failure(result, job))
+                raise RunFailedError(failure_words(result, job))
             seconds = {
                 event.step_key: (event.step_success_data.duration_ms or 0) / 1000
                 for event in result.all_events
@@ -127,7 +127,8 @@ class Runner:
         return Outcome(result.run_id, seconds)
 
 
-def _failure(result: dg.ExecuteInProcessResult, job: str) -> str:
+def failure_words(result: dg.ExecuteInProcessResult, job: str) -> str:
+    """Return what failed in a run, for a person."""
     for event in result.all_events:
         if event.event_type_value == "STEP_FAILURE":
             error = event.step_failure_data.error
@@ -143,6 +144,8 @@ def _failure(result: dg.ExecuteInProcessResult, job: str) -> str:
 
 def _for_people(message: str) -> str:
     """Return an error without its class where Hemline wrote it; others need their class to make sense."""
+    if message.strip().endswith("DagsterExecutionInterruptedError"):
+        return "interrupted; what was published before stays. Run it again to go on"
     kind, _, words = message.partition(": ")
     return (words if kind.startswith(OURS) and words else message).strip()
 

@@ -1,8 +1,10 @@
 """What a terminal shows of a run."""
 
 import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
 
 from pipelines.console import console_logger
+from pipelines.run import failure_words
 
 
 @dg.asset
@@ -34,3 +36,12 @@ def test_a_failed_step_is_shown_and_those_that_were_left_out_for_it_are_not(caps
     assert "▸ damaged" in shown and "✗ damaged" in shown and "✓ another" in shown
     assert "two [red]files[/] to read" in shown and "a row was left out. Not executing. It goes on." in shown
     assert "next_table" not in shown and "last_table" not in shown
+
+
+def test_an_interrupted_command_says_so_and_what_to_do():
+    @dg.asset
+    def slow():
+        raise DagsterExecutionInterruptedError
+
+    done = dg.materialize([slow], raise_on_error=False)
+    assert failure_words(done, "nightly").startswith("nightly: slow: interrupted; what was published before stays. Run")
