@@ -24,6 +24,12 @@ _STORE = re.compile(
     r"|HTTP status (429|5\d\d)"
 )
 """How pyarrow's object stores say it: their errors are plain OSErrors."""
+_DATABASE = re.compile(
+    r"database is locked|Connection refused|server closed the connection|terminating connection|timeout expired"
+    r"|the database system is (starting up|shutting down|in recovery mode)|too many (connections|clients)"
+    r"|remaining connection slots|could not receive data|SSL connection has been closed"
+)
+"""How SQLite and PostgreSQL say, through SQLAlchemy, that they are busy or away; a wrong password is neither."""
 _MLFLOW = {"TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"}
 _BUSY = {408, 425, 429}
 
@@ -61,6 +67,8 @@ def _passes(error: BaseException) -> bool:
     status = _status(error)
     if status is not None:
         return status >= 500 or status in _BUSY
+    if "sqlalchemy.exc.OperationalError" in names:
+        return bool(_DATABASE.search(str(error)))
     if "mlflow.exceptions.MlflowException" in names:
         return _tracking_server_is_away(error, names)
     return isinstance(error, OSError) and (error.errno in _ERRNO or bool(_STORE.search(str(error))))

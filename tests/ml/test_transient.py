@@ -2,10 +2,13 @@
 
 import errno
 import socket
+import sqlite3
 import threading
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+import sqlalchemy as sa
 
 from ml.errors import BadInputError, HemlineError
 from ml.models.registry import ModelRegistry
@@ -86,6 +89,23 @@ def test_a_tracking_server_that_is_away_passes(tracking, closed_port):
 )
 def test_what_a_tracking_server_answers_decides(tracking, answers, status, body, passes):
     assert is_transient(tracking(answers(status, body))) is passes
+
+
+def test_a_tracking_database_that_is_busy_passes_and_one_without_its_tables_does_not(tmp_path):
+    registry = ModelRegistry(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "artifacts", tmp_path / "cache")
+    registry.client.create_registered_model("hemline-adapter-Hats")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert is_transient(raised(lambda: registry.client.create_registered_model("hemline-adapter-Coats")))
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/empty.db")
+    with engine.connect() as connection:
+        assert not is_transient(raised(lambda: connection.execute(sa.text("SELECT * FROM runs"))))
+
+
+def test_a_postgresql_server_that_is_away_passes(closed_port):
+    pytest.importorskip("psycopg2")
+    engine = sa.create_engine(f"postgresql+psycopg2://someone:word@127.0.0.1:{closed_port}/runs")
+    assert is_transient(raised(engine.connect))
 
 
 def test_an_object_store_that_is_away_passes_and_a_missing_bucket_does_not(closed_port, answers):
