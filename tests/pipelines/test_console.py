@@ -1,6 +1,7 @@
 """What a terminal shows of a run."""
 
 import dagster as dg
+import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
 
 from pipelines.console import console_logger
@@ -45,3 +46,17 @@ def test_an_interrupted_command_says_so_and_what_to_do():
 
     done = dg.materialize([slow], raise_on_error=False)
     assert failure_words(done, "nightly").startswith("nightly: slow: interrupted; what was published before stays. Run")
+
+
+@pytest.mark.parametrize(("key", "said"), [("Hats [red]", " · Hats [red]"), ("2026-03-01", "")])
+def test_a_step_is_shown_with_its_category_but_not_with_its_day(key, said, capsys):
+    @dg.asset(partitions_def=dg.StaticPartitionsDefinition([key]))
+    def table(): ...
+
+    job = dg.Definitions(
+        assets=[table], jobs=[dg.define_asset_job("fit")], loggers={"console": console_logger}
+    ).resolve_job_def("fit")  # fmt: skip
+    assert job.execute_in_process(run_config={"loggers": {"console": {}}}, partition_key=key).success
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0] == f"  ▸ table{said}"
+    assert shown[1].startswith(f"  ✓ table{said} ")
