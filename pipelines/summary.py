@@ -76,12 +76,17 @@ def print_metrics(console: Console, settings: Settings) -> None:
             )
 
 
+def _no_claim(rows: list[dict[str, Any]]) -> str | None:
+    """Return the words below a table that is of too few purchases to claim anything from."""
+    return f"fewer than {FEW} purchases: no claim" if rows and rows[0]["examples"] < FEW else None
+
+
 def _metric_table(title: str, rows: list[dict[str, Any]]) -> Table:
     metrics = [m for m in ("recall", "ndcg", "mrr") if any(r["metric"] == m for r in rows)]
     k = rows[0]["k"]
     names = {"recall": f"Recall@{k}", "ndcg": f"NDCG@{k}", "mrr": "MRR"}
-    few = f"fewer than {FEW} purchases: no claim" if rows[0]["examples"] < FEW else None
-    table = Table("system", "examples", *(names[m] for m in metrics), title=escape(title), caption=few)
+    columns = [names[m] for m in metrics]
+    table = Table("system", "examples", *columns, title=escape(title), caption=_no_claim(rows))
     cells = {(r["system"], r["metric"]): r for r in rows}
     for system in dict.fromkeys(r["system"] for r in rows):
         shown = [cells.get((system, m)) for m in metrics]
@@ -96,14 +101,18 @@ def _metric_table(title: str, rows: list[dict[str, Any]]) -> Table:
 def print_experiments(console: Console, settings: Settings) -> None:
     """Print what the experiments gave, with their difference from what they are compared with, and what is missing."""
     warehouse = open_warehouse(settings)
-    table = Table("experiment", "system", "metric", "value", "difference", title="Experiments")
+    listed = experiments(settings)
+    questions = {experiment.name: experiment.question for experiment in listed}
     for name in warehouse.level_values("experiment_metrics", "experiment"):
-        for row in warehouse.read("experiment_metrics", experiment=name).to_pylist():
+        rows = warehouse.read("experiment_metrics", experiment=name).to_pylist()
+        title = f"{name}: {questions.get(name, 'of other settings')}"
+        table = Table("system", "metric", "value", "difference", title=escape(title), caption=_no_claim(rows))
+        for row in rows:
             lead = {"value": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
             against = "" if row["difference"] is None else with_interval(lead)
-            table.add_row(escape(name), row["system"], row["metric"], with_interval(row), against)
-    console.print(table)
-    for experiment in experiments(settings):
+            table.add_row(row["system"], row["metric"], with_interval(row), against)
+        console.print(table)
+    for experiment in listed:
         if not warehouse.exists("experiment_metrics", experiment=experiment.name):
             command = settings.command(f"experiments {shlex.quote(experiment.name)}")
             console.print(f"not run yet: {command}", markup=False, soft_wrap=True)

@@ -141,6 +141,7 @@ def test_the_terminal_shows_what_was_run_and_how_to_run_the_rest(studied):
     console = Console(record=True, width=200)
     print_experiments(console, studied.settings)
     text = console.export_text()
+    assert "no_memory: without the query-product memory" in text
     assert "recformer_queries" in text and "not run yet: hemline experiments zero_shot_Bags" in text
     assert not any(f"hemline experiments {name}\n" in text for name in (*NEEDED, *CHOSEN))
 
