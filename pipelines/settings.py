@@ -1,7 +1,8 @@
 """Where settings come from: defaults < profile < YAML file < `HEMLINE_*` environment, and which of them won.
 
-The model itself is `ml.settings.Settings`. Relative paths in a file are relative to that file, others to the current
-directory. Environment names join sections with two underscores: `HEMLINE_GENERATION__MAX_USERS=500`.
+The model itself is `ml.settings.Settings`. Where there is a file, relative paths in it and the defaults' are relative
+to its folder, so that a command finds the same tables and models from everywhere; others to the current directory.
+Environment names join sections with two underscores: `HEMLINE_GENERATION__MAX_USERS=500`.
 """
 
 from __future__ import annotations
@@ -75,7 +76,11 @@ def load_settings(
     except ValidationError as error:
         raise BadInputError(_explain(error, sources)) from None
     places = {name: getattr(settings, name) for name in _PATHS}
-    absolute = {name: place.expanduser().resolve() for name, place in places.items() if isinstance(place, Path)}
+    absolute = {
+        name: (_home_of(file, sources.get(name)) / place.expanduser()).resolve()
+        for name, place in places.items()
+        if isinstance(place, Path)
+    }
     settings = settings.model_copy(update=absolute).with_options(options)
     return LoadedSettings(settings, sources, file.resolve() if file else None)
 
@@ -97,6 +102,11 @@ def flatten(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _home_of(file: Path | None, source: str | None) -> Path:
+    """Return the folder that a relative path is relative to: the file's, for a default too, or the current one."""
+    return file.resolve().parent if file and not (source or "").startswith("environment") else Path.cwd()
 
 
 def _options(file: Path | None, profile: str | None) -> str:

@@ -28,6 +28,9 @@ def test_relative_paths_belong_to_the_file(tmp_path: Path):
     file.parent.mkdir()
     file.write_text("raw_log: log\n")
     assert load_settings(file, environment={}).settings.raw_log == tmp_path / "shop" / "log"
+    assert load_settings(file, environment={}).settings.home == tmp_path / "shop" / ".hemline", "defaults too"
+    assert load_settings(file, environment={"HEMLINE_HOME": "elsewhere"}).settings.home == Path.cwd() / "elsewhere"
+    assert load_settings(environment={}).settings.home == Path.cwd() / ".hemline"
 
 
 def test_a_shown_command_reads_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
