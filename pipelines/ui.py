@@ -21,14 +21,13 @@ from ml.settings import Settings
 from pipelines.resources import tracking_uri
 from pipelines.run import dagster_home
 
-HOST = "127.0.0.1"
 PARTS = {"web": "Dagster", "daemon": "Dagster's daemon", "mlflow": "MLflow"}
 """The servers by the names of the option --only."""
 WORKSPACE = Path(__file__).parents[1] / "workspace.yaml"
 
 
 def serve(
-    console: Console, settings: Settings, port: int, mlflow_port: int, host: str = HOST, only: Sequence[str] = ()
+    console: Console, settings: Settings, port: int, mlflow_port: int, host: str, only: Sequence[str] = ()
 ) -> None:
     """Run the servers (`only` some of `PARTS`) until interrupted; if one ends, the others are ended too."""
     home = dagster_home(settings)

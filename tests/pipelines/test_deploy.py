@@ -54,9 +54,9 @@ def test_the_container_file_copies_what_exists_and_all_that_is_installed():
 
 def test_a_part_that_is_none_or_has_nothing_to_do_is_refused(tmp_path):
     with pytest.raises(BadInputError, match="expected some of web, daemon, mlflow"):
-        serve(Console(), Settings(home=tmp_path), 1, 2, only=["webb"])
+        serve(Console(), Settings(home=tmp_path), 1, 2, "127.0.0.1", ["webb"])
     with pytest.raises(BadInputError, match="kept by the server at http://mlflow:5000"):
-        serve(Console(), Settings(home=tmp_path, tracking_uri="http://mlflow:5000"), 1, 2, only=["mlflow"])
+        serve(Console(), Settings(home=tmp_path, tracking_uri="http://mlflow:5000"), 1, 2, "127.0.0.1", ["mlflow"])
 
 
 @pytest.fixture(scope="module")
