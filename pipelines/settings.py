@@ -58,14 +58,13 @@ def load_settings(
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     in_file = _read_yaml(file) if file else {}
-    profile = profile or environment.get(PROFILE_VARIABLE)
-    options = _options(file, profile)
+    asked = profile or environment.get(PROFILE_VARIABLE)
     profile_of_file = in_file.pop("profile", None)
-    profile = profile or profile_of_file
+    profile = asked or profile_of_file
     if profile:
         _merge(values, _read_yaml(profile_file(profile)), sources, f"profile {profile}")
     if file:
-        _merge(values, _anchor(in_file, file.resolve().parent), sources, str(file))
+        _merge(values, in_file, sources, str(file))
     for name, raw in environment.items():
         if name.startswith(PREFIX) and name not in _NOT_SETTINGS:
             path = name.removeprefix(PREFIX).lower().split("__")
@@ -75,14 +74,9 @@ def load_settings(
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise BadInputError(_explain(error, sources)) from None
-    places = {name: getattr(settings, name) for name in _PATHS}
-    absolute = {
-        name: (_home_of(file, sources.get(name)) / place.expanduser()).resolve()
-        for name, place in places.items()
-        if isinstance(place, Path)
-    }
-    settings = settings.model_copy(update=absolute).with_options(options)
-    return LoadedSettings(settings, sources, file.resolve() if file else None)
+    folder = file.resolve().parent if file else Path.cwd()
+    settings = settings.model_copy(update=_absolute_paths(settings, sources, folder))
+    return LoadedSettings(settings.with_options(_options(file, asked)), sources, file.resolve() if file else None)
 
 
 def profile_file(profile: str) -> Path:
@@ -104,9 +98,15 @@ def flatten(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _home_of(file: Path | None, source: str | None) -> Path:
-    """Return the folder that a relative path is relative to: the file's, for a default too, or the current one."""
-    return file.resolve().parent if file and not (source or "").startswith("environment") else Path.cwd()
+def _absolute_paths(settings: Settings, sources: Mapping[str, str], folder: Path) -> dict[str, Path]:
+    """Return the paths, relative ones as seen from `folder`; those of the environment from the current folder."""
+    absolute = {}
+    for name in _PATHS:
+        place = getattr(settings, name)
+        if isinstance(place, Path):
+            from_environment = sources.get(name, "").startswith(f"environment {PREFIX}")
+            absolute[name] = ((Path.cwd() if from_environment else folder) / place.expanduser()).resolve()
+    return absolute
 
 
 def _options(file: Path | None, profile: str | None) -> str:
@@ -133,14 +133,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadInputError(f"settings file {path}: expected `name: value` lines, found {type(content).__name__}")
     return content
-
-
-def _anchor(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Make the relative paths of a settings file relative to that file."""
-    return {
-        name: str(folder / value) if name in _PATHS and isinstance(value, str) and "://" not in value else value
-        for name, value in values.items()
-    }
 
 
 def _merge(into: dict[str, Any], new: Mapping[str, Any], sources: dict[str, str], source: str, path: str = "") -> None:

@@ -33,6 +33,15 @@ def test_relative_paths_belong_to_the_file(tmp_path: Path):
     assert load_settings(environment={}).settings.home == Path.cwd() / ".hemline"
 
 
+def test_a_folder_of_any_name_and_the_home_directory_are_understood_in_a_file(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = Path("environment", "hemline.yaml")
+    file.parent.mkdir()
+    file.write_text("raw_log: ~/log\ncatalog: items.csv\n")
+    settings = load_settings(file, environment={}).settings
+    assert settings.raw_log == Path.home() / "log" and settings.catalog == tmp_path / "environment" / "items.csv"
+
+
 def test_a_shown_command_reads_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     for folder in ("here", "a shop"):
