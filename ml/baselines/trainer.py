@@ -101,8 +101,9 @@ class Trainer:
         target_logits = (states * network.table(targets)).sum(dim=1)
         negative_logits = states @ network.table(negatives).T
         if network.bias is not None:
-            target_logits = target_logits + network.bias[targets]
-            negative_logits = negative_logits + network.bias[negatives]
+            # not bias[targets], whose gradient several threads add up in whatever order they come
+            target_logits = target_logits + network.bias.index_select(0, targets)
+            negative_logits = negative_logits + network.bias.index_select(0, negatives)
         return sampled_softmax_loss(target_logits, targets, negative_logits, negatives, log_expected)
 
 

@@ -252,10 +252,10 @@ class _Trainer:
         """Return the mean over pairs of both triplets' losses; a missing negative (-1) counts as none."""
         queries, query_place = np.unique(np.concatenate([query, wrong_query]), return_inverse=True)
         titles, title_place = np.unique(np.concatenate([title, wrong_title]), return_inverse=True)
-        query_vectors = self.encoder.embed([self._query_tokens[i] for i in queries])[query_place]
-        title_vectors = self.encoder.embed([self._title_tokens[i] for i in titles])[title_place]
-        anchor, other_query = query_vectors.chunk(2)
-        positive, other_title = title_vectors.chunk(2)
+        query_vectors = self.encoder.embed([self._query_tokens[i] for i in queries])
+        title_vectors = self.encoder.embed([self._title_tokens[i] for i in titles])
+        anchor, other_query = _rows(query_vectors, query_place).chunk(2)
+        positive, other_title = _rows(title_vectors, title_place).chunk(2)
         similarity = (anchor * positive).sum(dim=-1)
         device = similarity.device
         total = similarity.new_zeros(())
@@ -266,3 +266,8 @@ class _Trainer:
             hinge = (self.settings.margin - similarity + negative).clamp(min=0)
             total = total + hinge.masked_fill(torch.from_numpy(missing).to(device), 0).sum()
         return total / len(query)
+
+
+def _rows(vectors: torch.Tensor, places: np.ndarray) -> torch.Tensor:
+    """Return `vectors[places]`, whose own gradient several threads add up in whatever order they come."""
+    return vectors.index_select(0, torch.from_numpy(places).to(vectors.device))

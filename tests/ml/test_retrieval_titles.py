@@ -189,6 +189,17 @@ def test_same_seed_same_encoder_and_the_callers_random_state_is_left_alone():
     assert not np.array_equal(first.encode(TITLES), other.encode(TITLES))
 
 
+def test_several_threads_make_the_same_encoder_each_time():
+    pairs, big = table(pairs_of(300, 4)), settings(epochs=2, batch_size=256, negative_pool=256, dim=128)
+    torch.set_num_threads(4)
+    try:
+        first, *others = (train_title_encoder(pairs, table([]), TITLES, big).encode(TITLES) for _ in range(4))
+    finally:
+        torch.set_num_threads(1)
+    for other in others:
+        np.testing.assert_array_equal(first, other)
+
+
 def test_another_process_makes_the_same_tokenizer(trained):
     from ml.retrieval.title_encoder import train_tokenizer
 
