@@ -39,5 +39,7 @@ def listwise_loss(scores: torch.Tensor, lengths: Sequence[int], targets: Sequenc
 
     That is ListNet's top-one form (Cao et al., ICML 2007) with one relevant item; `scores` are flat, as above.
     """
-    padded = nn.utils.rnn.pad_sequence(list(scores.split(list(lengths))), batch_first=True, padding_value=-torch.inf)
+    inside = torch.arange(max(lengths)) < torch.tensor(list(lengths))[:, None]
+    # not pad_sequence, whose gradient copies all questions once for each of them
+    padded = scores.new_full(inside.shape, -torch.inf).masked_scatter(inside, scores)
     return nn.functional.cross_entropy(padded, torch.tensor(list(targets)))

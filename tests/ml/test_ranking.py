@@ -19,7 +19,7 @@ from ml.generation import Generated
 from ml.ranking import Asked, Demand, Sources, asked_of_examples
 from ml.ranking.features import ANSWER_FEATURES, FEATURES
 from ml.ranking.fusion import Ranking, best_items, candidates, ranked_examples, rankings
-from ml.ranking.linear import fit_weights
+from ml.ranking.linear import fit_weights, listwise_loss
 from ml.ranking.ranker import RankedExample, Ranker, fit_ranker
 from ml.ranking.sources import UNLIKELY, best
 from ml.ranking.stacking import Questions, fit_stacked
@@ -207,6 +207,35 @@ def test_the_sum_stays_near_zero_where_examples_say_little():
     held, freer = (fit_weights(features, nothing, [3], [1], penalty) for penalty in (1.0, 0.01))
     assert held.argmax() == 1
     assert held.abs().max() < 0.5 < freer.abs().max()
+
+
+@given(st.lists(st.lists(st.floats(-9, 9, width=32), min_size=1, max_size=6), min_size=1, max_size=6), st.data())
+def test_the_loss_is_the_mean_of_each_questions_own(questions, data):
+    targets = [data.draw(st.integers(0, len(own) - 1)) for own in questions]
+    scores = torch.tensor([score for own in questions for score in own], requires_grad=True)
+    loss = listwise_loss(scores, [len(own) for own in questions], targets)
+    loss.backward()
+    logs = [torch.log_softmax(torch.tensor(own), 0) for own in questions]
+    assert loss.item() == pytest.approx(
+        -np.mean([log[t].item() for log, t in zip(logs, targets, strict=True)]), abs=1e-5
+    )
+    expected = np.concatenate([log.exp().numpy() for log in logs])
+    expected[np.cumsum([0, *map(len, questions)])[:-1] + targets] -= 1
+    np.testing.assert_allclose(scores.grad, expected / len(questions), atol=1e-6)
+
+
+def test_the_loss_of_many_questions_is_one_computation_and_not_one_for_each():
+    def steps(questions):
+        loss = listwise_loss(torch.zeros(3 * questions, requires_grad=True), [3] * questions, [0] * questions)
+        found, seen = [loss.grad_fn], set()
+        while found:
+            node = found.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                found += [before for before, _ in node.next_functions]
+        return len(seen)
+
+    assert steps(500) == steps(2), "each step of the gradient holds all questions: one for each would be quadratic"
 
 
 def test_same_seed_same_ranker(tmp_path):
