@@ -168,12 +168,12 @@ class Sources:
 
 def best(scores: np.ndarray, count: int, above: float = -np.inf) -> np.ndarray:
     """Return the rows of the `count` highest scores above `above`, highest first, ties in row order."""
-    count = min(count, len(scores))
-    if not count:
-        return np.empty(0, np.int64)
-    threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
-    rows = np.flatnonzero((scores >= threshold) & (scores > above))
-    return rows[np.argsort(-scores[rows], kind="stable")][:count]
+    rows = np.flatnonzero(scores > above)  # first, for a crowd of equal scores slows the partition tenfold
+    found = scores[rows]
+    if 0 < count < len(rows):
+        kept = found >= np.partition(found, -count)[-count]
+        rows, found = rows[kept], found[kept]
+    return rows[np.argsort(-found, kind="stable")][:count]
 
 
 def _columns(scores: np.ndarray, rows: np.ndarray, missing: float) -> np.ndarray:
