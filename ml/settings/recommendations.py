@@ -13,7 +13,9 @@ from ml.section import Positive, Section, Share
 class RankerSettings(Section):
     """The model that fuses the sources' lists; chosen on fashion data's validation part (docs/log.md)."""
 
-    examples: Positive = Field(default=3000, description="validation examples per category that it is fitted on")
+    examples: Positive = Field(
+        default=10_000, description="validation examples per category that it is fitted on (docs/log.md)"
+    )
     answered: int = Field(
         default=500,
         ge=0,
