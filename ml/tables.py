@@ -241,6 +241,11 @@ _ALL = [
             Column("query", S, "The current query: the newest search step's text; null without a search step.", False),
             Column("target_query", S, "The query the purchase names: part of the target, never an input.", False),
             Column("steps", pa.list_(STEP), "The steps before the purchase, oldest first, filtered by `click_filter`."),
+            Column(
+                "night_clicks",
+                pa.list_(STEP),
+                "Clicks that the filter took from `steps`, but the night before the purchase's day still showed.",
+            ),
             Column("item_steps", I32, "How many of the steps are clicks or purchases."),
             Column("eligible", B, "Has enough item steps to be an example; others only fit item models."),
             *_EXAMPLE_SPLITS,

@@ -39,7 +39,8 @@ def made(folder, warehouse=None, registry=None):
                   "listed_on": day, "model_from_future": False} for user in users]  # fmt: skip
         warehouse.publish("recommendations", table("recommendations", lists), date=day, category="Hats")
     examples = [{"example_id": f"{user}-{DAYS[1]}", "user_id": user, "target_item": "i", "target_time": times[DAYS[1]],
-                 "target_date": date.fromisoformat(DAYS[1]), "steps": [], "item_steps": 0, "eligible": True, **splits}
+                 "target_date": date.fromisoformat(DAYS[1]), "steps": [], "night_clicks": [],
+                 "item_steps": 0, "eligible": True, **splits}
                 for user in users]  # fmt: skip
     warehouse.publish("training_sequences", table("training_sequences", examples), category="Hats")
     kept = [{"example_id": f"{user}-{DAYS[1]}", "variant": "all", "perplexity": 2.0, "trained_longer": False}

@@ -105,8 +105,11 @@ class View:
         rows = {part: part_of(self.data.examples, self.parts, part) for part in ("validation", "test")}
         if self.split != "nightly":
             return rows
-        zone = self.data.settings.log.zone
-        return {part: seen_the_night_before(own, zone) for part, own in rows.items()}
+        settings = self.data.settings
+        return {
+            part: seen_the_night_before(own, settings.log.zone, settings.sequences.max_steps)
+            for part, own in rows.items()
+        }
 
     @cached_property
     def examples(self) -> pa.Table:

@@ -210,7 +210,9 @@ def validation_nights(settings: Settings, examples: pa.Table, limit: int) -> pa.
     """Return a seeded sample of the temporal split's validation purchases, as the night before saw them."""
     from ml.evaluation import sample_examples
 
-    seen = seen_the_night_before(part_of(examples, "temporal", "validation"), settings.log.zone)
+    seen = seen_the_night_before(
+        part_of(examples, "temporal", "validation"), settings.log.zone, settings.sequences.max_steps
+    )
     return sample_examples(seen, "temporal", limit, settings.recommendations.ranker.seed, "validation")
 
 

@@ -116,6 +116,8 @@ class _Examples:
     targets: list[int] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=lambda: [0])
+    clicks: list[int] = field(default_factory=list)
+    click_ends: list[int] = field(default_factory=lambda: [0])
     item_steps: list[int] = field(default_factory=list)
     eligible: list[bool] = field(default_factory=list)
     temporal: list[str] = field(default_factory=list)
@@ -132,21 +134,23 @@ def _examples_of_block(block: pa.Table, settings: SequenceSettings, as_of: date)
     examples = _Examples()
     for start, end in zip(starts.tolist(), [*starts[1:].tolist(), block.num_rows], strict=True):
         own = slice(start, end)
-        found = list(steps_before_purchases(actions[own], items[own], times[own], settings))
+        found = list(steps_before_purchases(actions[own], items[own], times[own], days[own].tolist(), settings))
         if not found:
             continue
-        item_steps = [sum(actions[start + step] != SEARCH for step in steps) for _, steps in found]
+        item_steps = [sum(actions[start + step] != SEARCH for step in before.steps) for before in found]
         eligible = [count >= settings.min_item_steps for count in item_steps]
-        target_days = days[[start + row for row, _ in found]]
+        target_days = days[[start + before.purchase for before in found]]
         temporal = temporal_split(target_days, as_of, settings.validation_days, settings.test_days)
         leave_one_out = leave_one_out_split(eligible)
         kept = within_cap(eligible, temporal, leave_one_out, settings.max_examples_per_user)
-        for i, (row, steps) in enumerate(found):
+        for i, (row, steps, clicks) in enumerate(found):
             if not kept[i]:
                 continue
             examples.targets.append(start + row)
             examples.steps.extend([start + step for step in steps])
             examples.ends.append(len(examples.steps))
+            examples.clicks.extend([start + click for click in clicks])
+            examples.click_ends.append(len(examples.clicks))
             examples.item_steps.append(item_steps[i])
             examples.eligible.append(eligible[i])
             examples.temporal.append(temporal[i])
@@ -159,11 +163,10 @@ def _examples_of_block(block: pa.Table, settings: SequenceSettings, as_of: date)
 
 
 def _batch(columns: dict[str, pa.Array], examples: _Examples) -> pa.RecordBatch:
-    targets, step_rows = pa.array(examples.targets, pa.int64()), pa.array(examples.steps, pa.int64())
+    targets = pa.array(examples.targets, pa.int64())
     target = {name: column.take(targets) for name, column in columns.items()}
-    step = {name: columns[name].take(step_rows) for name in STEP_FIELDS}
-    structs = pa.StructArray.from_arrays([step[f.name].cast(f.type) for f in STEP], fields=list(STEP))
-    searches = is_one_of(step["action"], "search")
+    steps = _steps(columns, examples.steps, examples.ends)
+    searches = is_one_of(steps.values.field("action"), "search")
     values = {
         "category": target["category"],
         "example_id": target["event_id"],
@@ -171,9 +174,10 @@ def _batch(columns: dict[str, pa.Array], examples: _Examples) -> pa.RecordBatch:
         "target_item": target["item_id"],
         "target_time": target["event_time"],
         "target_date": target["shop_day"],
-        "query": step["query"].take(_last_true(searches, np.array(examples.ends))),
+        "query": steps.values.field("query").take(_last_true(searches, np.array(examples.ends))),
         "target_query": target["query"],
-        "steps": pa.ListArray.from_arrays(pa.array(examples.ends, pa.int32()), structs),
+        "steps": steps,
+        "night_clicks": _steps(columns, examples.clicks, examples.click_ends),
         "item_steps": examples.item_steps,
         "eligible": examples.eligible,
         "temporal_split": examples.temporal,
@@ -182,6 +186,13 @@ def _batch(columns: dict[str, pa.Array], examples: _Examples) -> pa.RecordBatch:
     schema = _schema()
     arrays = [pa.array(values[f.name], f.type) if isinstance(values[f.name], list) else values[f.name] for f in schema]
     return pa.RecordBatch.from_arrays([a.cast(f.type) for a, f in zip(arrays, schema, strict=True)], schema=schema)
+
+
+def _steps(columns: dict[str, pa.Array], rows: list[int], ends: list[int]) -> pa.ListArray:
+    """Return lists of steps: the event rows between consecutive `ends`."""
+    taken = pa.array(rows, pa.int64())
+    fields = [columns[field.name].take(taken).cast(field.type) for field in STEP]
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.StructArray.from_arrays(fields, fields=list(STEP)))
 
 
 def _last_true(flags: np.ndarray, ends: np.ndarray) -> pa.Array:

@@ -55,6 +55,7 @@ def _purchases_only_batch(batch: pa.RecordBatch, min_item_steps: int) -> pa.Reco
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
     replaced = {
         "steps": pa.ListArray.from_arrays(offsets, structs),
+        "night_clicks": pa.array([[]] * batch.num_rows, batch.schema.field("night_clicks").type),
         "item_steps": pa.array(counts, pa.int32()),
         "eligible": pa.array(counts >= min_item_steps),
         "query": pa.nulls(batch.num_rows, pa.string()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 from ml.settings import SequenceSettings
 
@@ -57,13 +58,53 @@ class VisibleSteps:
         return found
 
 
+class NightClicks:
+    """The clicks of earlier days on what a customer buys today: the night before showed them, the filter hides them.
+
+    Rows come in order; `count` is how many of the newest are wanted.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._clicks: dict[int, list[tuple[int, int]]] = {}  # (row, day) of items not bought yet
+        self._bought_today: list[int] = []
+        self._today = 0
+
+    def click(self, row: int, item: int, day: int) -> None:
+        """Add a click on an item that is not bought yet."""
+        self._clicks.setdefault(item, []).append((row, day))
+
+    def buy(self, item: int, day: int) -> None:
+        """Take the item's first purchase: from the next day on, nights hide its clicks too."""
+        self._bought_today = self.of(item, day)
+        self._today = day
+        self._clicks.pop(item, None)
+
+    def of(self, item: int, day: int) -> list[int]:
+        """Return the newest rows on `item`, and on what was bought before it that day, oldest first."""
+        own = [row for row, clicked in self._clicks.get(item, []) if clicked < day]
+        earlier = self._bought_today if self._today == day else []
+        return sorted({*own, *earlier})[-self._count :]
+
+
+class Before(NamedTuple):
+    """The row of a purchase, the rows of the steps its example may show, and the hidden clicks that its night showed.
+
+    Both oldest first, `max_steps` at most.
+    """
+
+    purchase: int
+    steps: list[int]
+    night_clicks: list[int]
+
+
 def steps_before_purchases(
-    actions: Sequence[int], items: Sequence[int], times: Sequence[int], settings: SequenceSettings
-) -> Iterator[tuple[int, list[int]]]:
+    actions: Sequence[int], items: Sequence[int], times: Sequence[int], days: Sequence[int], settings: SequenceSettings
+) -> Iterator[Before]:
     """Walk one customer's events in one category; yield each purchase with the steps its example may show.
 
-    The events are in order of (time, event_id). Yields `(row, rows of its steps, oldest first)` for every purchase
-    that has a click or purchase before it, even where the click filter then leaves none.
+    The events are in order of (time, event_id), `days` are the shop's. Yields every purchase that has a click or
+    purchase before it, even where the click filter then leaves no step.
 
     Before means at an earlier time: events of the same instant are one basket, they do not see each other, and
     event_id only orders them for whoever sees them later. So a log whose clock is coarse shows less, never the future.
@@ -74,23 +115,32 @@ def steps_before_purchases(
     - `paper`: without clicks on anything the customer ever buys in these events. It looks into the future: a click
       that stays says "not bought".
     - `none`: every click.
+
+    What was bought on the purchase's own day, itself or another item before it, nobody knew the night before: its
+    clicks of earlier days are hidden from the example, and are the night clicks.
     """
     ever_bought = {item for action, item in zip(actions, items, strict=True) if action == PURCHASE}
     as_of, paper = settings.click_filter == "asof", settings.click_filter == "paper"
     visible = VisibleSteps()
     bought: set[int] = set()
+    nights = NightClicks(settings.max_steps) if settings.click_filter != "none" else None
     seen_item_step = False
     for _, group in groupby(range(len(actions)), key=times.__getitem__):
         basket = list(group)
         purchases = [row for row in basket if actions[row] == PURCHASE]
         if seen_item_step:
             for row in purchases:
-                yield row, visible.newest(settings.max_steps, items[row] if as_of else _NO_ITEM)
-        if as_of:
-            for item in {items[row] for row in purchases} - bought:
-                bought.add(item)
+                steps = visible.newest(settings.max_steps, items[row] if as_of else _NO_ITEM)
+                yield Before(row, steps, nights.of(items[row], days[row]) if nights else [])
+        for item in {items[row] for row in purchases} - bought:
+            bought.add(item)
+            if nights:
+                nights.buy(item, days[basket[0]])
+            if as_of:
                 visible.remove_clicks(item)
         for row in basket:
+            if nights and actions[row] == CLICK and items[row] not in bought:
+                nights.click(row, items[row], days[row])
             if actions[row] != CLICK:
                 visible.append(row)
             elif not (as_of and items[row] in bought) and not (paper and items[row] in ever_bought):

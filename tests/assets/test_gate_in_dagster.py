@@ -34,8 +34,8 @@ def example(number, split, generator):
     ]  # fmt: skip
     return {
         "example_id": f"e{number:04}", "user_id": f"u{number:04}", "target_item": items[3], "target_time": time,
-        "target_date": time.date(), "query": None, "target_query": None, "steps": steps, "item_steps": 3,
-        "eligible": True, "temporal_split": split, "leave_one_out_split": "train",
+        "target_date": time.date(), "query": None, "target_query": None, "steps": steps, "night_clicks": [],
+        "item_steps": 3, "eligible": True, "temporal_split": split, "leave_one_out_split": "train",
     }  # fmt: skip
 
 

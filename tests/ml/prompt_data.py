@@ -66,6 +66,7 @@ def example(number, *, split="train", steps=None, query="black top", target="i3"
         "target_date": dt.date(2024, 3, 2),
         "query": query,
         "steps": STEPS if steps is None else steps,
+        "night_clicks": [],
         "item_steps": 3,
         "eligible": True,
         "temporal_split": split,

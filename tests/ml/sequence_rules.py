@@ -125,6 +125,12 @@ def _example(target: Event, log: list[Event], settings: SequenceSettings, as_of:
     elif settings.click_filter == "paper":
         hidden = {e.item_id for e in purchases}
     shown = [e for e in before if e.action != "click" or e.item_id not in hidden][-settings.max_steps :]
+    today = day_of(target, zone)
+    bought = {e.item_id for e in before if e.action == "purchase"} | {target.item_id}
+    known = {e.item_id for e in before if e.action == "purchase" and day_of(e, zone) < today}
+    looked = [e for e in before if e.action == "click" and day_of(e, zone) < today and e.item_id in bought - known]
+    if settings.click_filter == "none":
+        looked = []
     queries = [e.query for e in shown if e.action == "search"]
     bare = {"query": None, "position": None} if settings.actions == "purchases_only" else {}
     age = (as_of - day_of(target, zone)).days
@@ -139,6 +145,7 @@ def _example(target: Event, log: list[Event], settings: SequenceSettings, as_of:
         "query": queries[-1] if queries else None,
         "target_query": None if bare else target.query,
         "steps": [{**e.step, **bare} for e in shown],
+        "night_clicks": [e.step for e in looked[-settings.max_steps :]],
         "item_steps": item_steps,
         "eligible": item_steps >= settings.min_item_steps,
         "temporal_split": "test"

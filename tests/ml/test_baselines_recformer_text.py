@@ -80,7 +80,8 @@ def rows_of(*examples, split="train"):
         ]  # fmt: skip
         queries = [name[1:] for name in names if name[0] == "?"]
         rows.append(
-            {"example_id": f"e{n:04d}", "user_id": user, "target_item": target, "steps": steps, "eligible": True,
+            {"example_id": f"e{n:04d}", "user_id": user, "target_item": target, "steps": steps,
+             "night_clicks": [], "eligible": True,
              "target_time": _START + timedelta(hours=len(names)), "target_date": date(2020, 9, 3), "target_query": None,
              "query": queries[-1] if queries else None, "item_steps": len(names) - len(queries),
              "temporal_split": split, "leave_one_out_split": split}

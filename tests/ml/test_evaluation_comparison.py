@@ -1,8 +1,5 @@
 """Differences from ours, groups of test examples, best items, and what a comparison keeps between tries."""
 
-from datetime import UTC, date, datetime
-from zoneinfo import ZoneInfo
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -12,7 +9,6 @@ from ml.comparison.finished import Finished
 from ml.errors import BadInputError
 from ml.evaluation import ItemExamples, best_items, breakdown_rows, difference_rows, example_groups, rank_rows
 from ml.evaluation.metrics import metric_values
-from ml.fits.night_before import seen_the_night_before
 from ml.settings import EvaluationSettings, Settings
 from ml.tables import TABLES
 from ml.warehouse import Warehouse
@@ -149,38 +145,3 @@ def test_other_code_makes_other_results(shop_of_one, monkeypatch):
     finished(shop_of_one).save("temporal/all", "core", [Ranked("core", {})])
     monkeypatch.setattr(module, "code_fingerprint", lambda: "another")
     assert finished(shop_of_one).load("temporal/all", "core") is None
-
-
-def row_of(name, *steps, day=date(2026, 3, 2)):
-    time = datetime(2026, 3, 2, 9, tzinfo=UTC)
-    return {
-        "example_id": name, "user_id": "u", "target_item": "t", "target_time": time, "target_date": day,
-        "query": "this morning", "steps": steps, "item_steps": 9, "eligible": False,
-        "temporal_split": "test", "leave_one_out_split": "test",
-    }  # fmt: skip
-
-
-def step_at(time, action="click", what="a"):
-    item, query = (None, what) if action == "search" else (what, None)
-    return {"event_time": time, "event_id": str(time), "action": action, "item_id": item, "query": query}
-
-
-def test_the_night_before_saw_nothing_of_the_day_in_the_shops_zone():
-    zone = ZoneInfo("America/New_York")  # midnight is 05:00 UTC
-    late, early = datetime(2026, 3, 2, 4, 59, tzinfo=UTC), datetime(2026, 3, 2, 5, tzinfo=UTC)
-    rows = [
-        row_of(
-            "kept",
-            step_at(late, "search", "evening"),
-            step_at(late),
-            step_at(early, "search", "morning"),
-            step_at(early),
-        ),
-        row_of("nobody knew them", step_at(late, "search", "x"), step_at(early)),
-    ]
-    table = pa.Table.from_pylist(rows, schema=TABLES["training_sequences"].schema)
-    (seen,) = seen_the_night_before(table, zone).to_pylist()
-    assert seen["example_id"] == "kept" and seen["eligible"]
-    assert [step["event_time"] for step in seen["steps"]] == [late, late]
-    assert (seen["query"], seen["item_steps"]) == ("evening", 1)
-    assert seen["target_time"] == early

@@ -295,8 +295,9 @@ def training_rows(n=40):
     steps = [step(0, "a"), step(1, None, "search"), step(2, "b", "purchase")]
     rows = [
         {"example_id": f"e{i:03d}", "user_id": f"u{i}", "target_item": "c", "target_time": start + timedelta(days=2),
-         "target_date": date(2020, 9, 3), "query": "boots", "target_query": "boots", "steps": steps, "item_steps": 2,
-         "eligible": i % 4 != 0, "temporal_split": "test" if i % 2 else "train", "leave_one_out_split": "test"}
+         "target_date": date(2020, 9, 3), "query": "boots", "target_query": "boots", "steps": steps,
+         "night_clicks": [], "item_steps": 2, "eligible": i % 4 != 0,
+         "temporal_split": "test" if i % 2 else "train", "leave_one_out_split": "test"}
         for i in range(n)
     ]  # fmt: skip
     return pa.Table.from_pylist(rows, schema=TABLES["training_sequences"].schema)

@@ -56,7 +56,7 @@ def evaluated(settings):
     ]
     example = {
         "example_id": "e0", "user_id": "secret-customer", "target_item": "evil", "target_time": time,
-        "target_date": date(2026, 1, 2), "steps": steps, "item_steps": 1, "eligible": True,
+        "target_date": date(2026, 1, 2), "steps": steps, "night_clicks": [], "item_steps": 1, "eligible": True,
         "temporal_split": "test", "leave_one_out_split": "test",
     }  # fmt: skip
     item = {"category": category, "attributes": []}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ml.sequences.examples import examples_of_events, whole_customers
 from ml.sequences.splits import TRAIN, leave_one_out_split, temporal_split, within_cap
-from ml.sequences.visibility import CLICK, PURCHASE, SEARCH, steps_before_purchases
+from ml.sequences.visibility import CLICK, PURCHASE, SEARCH, Before, steps_before_purchases
 from ml.settings import SequenceSettings
 from tests.ml.sequence_rules import Event, by_example, day_of, expected_examples, logs, ordered_batches
 
@@ -64,14 +64,21 @@ def test_click_filters_differ_where_they_should():
     # click 7, click 8, buy 9, click 9, buy 7, buy 5, buy 8
     actions = [CLICK, CLICK, PURCHASE, CLICK, PURCHASE, PURCHASE, PURCHASE]
     items = [7, 8, 9, 9, 7, 5, 8]
+    days = [1, 1, 2, 2, 2, 2, 2]
+
+    def before(click_filter) -> list[Before]:
+        options = SequenceSettings(click_filter=click_filter)
+        return list(steps_before_purchases(actions, items, range(7), days, options))
 
     def steps(click_filter) -> dict[int, list[int]]:
-        options = SequenceSettings(click_filter=click_filter)
-        return dict(steps_before_purchases(actions, items, range(7), options))
+        return {one.purchase: one.steps for one in before(click_filter)}
 
     assert steps("none") == {2: [0, 1], 4: [0, 1, 2, 3], 5: [0, 1, 2, 3, 4], 6: [0, 1, 2, 3, 4, 5]}
     assert steps("asof") == {2: [0, 1], 4: [1, 2], 5: [1, 2, 4], 6: [2, 4, 5]}
     assert steps("paper") == {2: [], 4: [2], 5: [2, 4], 6: [2, 4, 5]}
+    hidden = {2: [], 4: [0], 5: [0], 6: [0, 1]}
+    assert [{one.purchase: one.night_clicks for one in before(name)} for name in ("asof", "paper")] == [hidden] * 2
+    assert not any(one.night_clicks for one in before("none"))
 
 
 def test_the_current_query_stands_in_the_steps_and_the_purchases_own_does_not_leak():
@@ -91,8 +98,9 @@ def test_a_very_active_customer_costs_linear_time():
     count = 100_000
     actions = [(SEARCH, CLICK, CLICK, PURCHASE)[i % 4] for i in range(count)]
     items = [-1 if a == SEARCH else (i * 7919) % 30_011 for i, a in enumerate(actions)]
+    days = [i // 10_000 for i in range(count)]
     started = datetime.now(UTC)
-    rows = sum(1 for _ in steps_before_purchases(actions, items, range(count), SequenceSettings()))
+    rows = sum(1 for _ in steps_before_purchases(actions, items, range(count), days, SequenceSettings()))
     assert rows == count // 4
     assert (datetime.now(UTC) - started).total_seconds() < 20
 

@@ -111,7 +111,7 @@ def test_purchases_only_shows_purchases_and_nothing_of_searches(events, min_item
     for old, new in zip(table.to_pylist(), result.to_pylist(), strict=True):
         bought = [{**s, "query": None, "position": None} for s in old["steps"] if s["action"] == "purchase"]
         changed = {"steps": bought, "item_steps": len(bought), "eligible": len(bought) >= min_item_steps}
-        assert new == {**old, **changed, "query": None, "target_query": None}
+        assert new == {**old, **changed, "night_clicks": [], "query": None, "target_query": None}
 
 
 @settings(max_examples=40, deadline=None)
