@@ -18,7 +18,8 @@ from ml.errors import HemlineError
 from ml.secrets import redact, redacted, shown
 from pipelines.settings import FILE_VARIABLE, PROFILE_VARIABLE, LoadedSettings, load_settings
 
-# Set before any library is loaded: their chatter would bury what a run says, and none of them phones home.
+# Set before any library is loaded: their chatter would bury what a run says, none of them phones home, and a thread
+# that waits for another leaves its core to whatever else the machine does (docs/log.md, "Beside other work").
 for _name, _value in {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -26,6 +27,7 @@ for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "PYTHONWARNINGS": "ignore::FutureWarning",
+    "OMP_WAIT_POLICY": "PASSIVE",
 }.items():
     os.environ.setdefault(_name, _value)
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
