@@ -34,7 +34,10 @@ def pytest_xdist_make_scheduler(config, log):
 
 @cache
 def _takes_the_shop(file):
-    return re.search(r"^def \w+\((.*\W)?(eve_)?shop\W", (ROOT / file).read_text(), re.MULTILINE) is not None
+    """Whether a test or fixture of the file asks for the shop of this file, not for one of its own by that name."""
+    text = (ROOT / file).read_text()
+    asks = r"^(def test_\w+|@pytest\.fixture.*\ndef \w+)\((.*\W)?(eve_)?shop\W"
+    return re.search(asks, text, re.MULTILINE) is not None and "\ndef shop(" not in text
 
 
 @pytest.fixture(scope="session")
